@@ -1,0 +1,61 @@
+#include "manylora/memory.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include "bindings.h"
+#include "manylora/dispatch.h"
+#include "manylora/workers.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace manylora {
+namespace {
+
+Dtype parse_dtype(const std::string& name) {
+  if (name == "float32") return Dtype::float32;
+  if (name == "bfloat16") return Dtype::bfloat16;
+  throw nb::value_error(("dtype '" + name + "' is neither 'float32' nor 'bfloat16'").c_str());
+}
+
+// A view of the matrix; bfloat16 appears as uint16, its storage.
+nb::object view_of(nb::handle self) {
+  const Matrix& matrix = nb::cast<const Matrix&>(self);
+  const size_t shape[] = {static_cast<size_t>(matrix.rows()), static_cast<size_t>(matrix.columns())};
+  const int64_t strides[] = {matrix.stride(), 1};
+  const nb::dlpack::dtype dtype = matrix.dtype() == Dtype::float32 ? nb::dtype<float>() : nb::dtype<uint16_t>();
+  return nb::cast(nb::ndarray<nb::numpy>(matrix.data(), 2, shape, self, strides, dtype), nb::rv_policy::reference);
+}
+
+}  // namespace
+
+void bind_memory(nb::module_& m) {
+  nb::class_<Workers>(m, "Workers", "The thread pool. One job at a time, from the thread that made it.")
+      .def("__init__", [](Workers* self, int threads) {
+        require(threads >= 1, "threads must be at least 1, not " + std::to_string(threads));
+        new (self) Workers(threads);
+      }, "threads"_a)
+      .def_prop_ro("threads", &Workers::threads);
+
+  nb::class_<Matrix>(m, "Matrix", "Activations, rows by columns, of 'float32' or 'bfloat16'.")
+      .def("__init__", [](Matrix* self, int64_t rows, int64_t columns, const std::string& dtype) {
+        require(rows >= 1 && columns >= 1, "a matrix needs at least one row and one column");
+        new (self) Matrix(rows, columns, parse_dtype(dtype));
+      }, "rows"_a, "columns"_a, "dtype"_a)
+      .def_prop_ro("array", &view_of, "A writable numpy view [rows, columns]; bfloat16 as uint16.");
+
+  nb::class_<Memory>(m, "Arena", "Zeroed memory in huge pages where the system grants them.")
+      .def("__init__", [](Memory* self, int64_t bytes) {
+        require(bytes >= 1, "an arena needs at least one byte");
+        new (self) Memory(static_cast<size_t>(bytes));
+      }, "bytes"_a)
+      .def_prop_ro("bytes", &Memory::bytes)
+      .def_prop_ro("array", [](nb::handle self) {
+        const Memory& memory = nb::cast<const Memory&>(self);
+        const size_t shape[] = {memory.bytes()};
+        return nb::cast(nb::ndarray<nb::numpy, uint8_t>(memory.data(), 1, shape, self), nb::rv_policy::reference);
+      }, "A writable numpy view of the bytes.");
+}
+
+}  // namespace manylora

@@ -1,0 +1,40 @@
+#include "manylora/dispatch.h"
+
+#include <stdexcept>
+
+namespace manylora {
+
+std::vector<Capability> available_capabilities() {
+  std::vector<Capability> found{Capability::scalar};
+#ifdef MANYLORA_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    found.push_back(Capability::avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16")) {
+      found.push_back(Capability::avx512bf16);
+    }
+  }
+#endif
+  return found;
+}
+
+const char* name_of(Capability capability) {
+  switch (capability) {
+    case Capability::scalar: return "scalar";
+    case Capability::avx2: return "avx2";
+    case Capability::avx512bf16: return "avx512bf16";
+  }
+  return "unknown";
+}
+
+Capability parse_capability(const std::string& name) {
+  std::string names;
+  for (Capability capability : available_capabilities()) {
+    if (name == name_of(capability)) return capability;
+    names += std::string(names.empty() ? "" : ", ") + name_of(capability);
+  }
+  throw std::invalid_argument("MANYLORA_ISA asks for '" + name + "', but this CPU and build have: " + names);
+}
+
+}  // namespace manylora

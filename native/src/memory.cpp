@@ -1,0 +1,50 @@
+#include "manylora/memory.h"
+
+#include <sys/mman.h>
+
+#include <new>
+#include <utility>
+
+namespace manylora {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+int64_t padded_stride(int64_t columns, Dtype dtype) {
+  const int64_t per_line = 64 / static_cast<int64_t>(size_of(dtype));
+  int64_t stride = (columns + per_line - 1) / per_line * per_line;
+  if (stride * static_cast<int64_t>(size_of(dtype)) % 4096 == 0) stride += per_line;
+  return stride;
+}
+
+}  // namespace
+
+Memory::Memory(size_t bytes) : bytes_(bytes) {
+  const bool huge = bytes >= kHugePage;
+  mapped_ = huge ? (bytes + kHugePage - 1) / kHugePage * kHugePage + kHugePage : (bytes + 4095) / 4096 * 4096;
+  if (mapped_ == 0) mapped_ = 4096;
+  mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping_ == MAP_FAILED) throw std::bad_alloc();
+  auto address = reinterpret_cast<uintptr_t>(mapping_);
+  if (huge) address = (address + kHugePage - 1) / kHugePage * kHugePage;
+  data_ = reinterpret_cast<std::byte*>(address);
+#ifdef MADV_HUGEPAGE
+  if (huge) madvise(data_, bytes, MADV_HUGEPAGE);  // a wish: without it the kernels are slower, not wrong
+#endif
+}
+
+Memory::~Memory() {
+  if (mapping_ != nullptr) munmap(mapping_, mapped_);
+}
+
+Memory::Memory(Memory&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      mapping_(std::exchange(other.mapping_, nullptr)),
+      mapped_(std::exchange(other.mapped_, 0)) {}
+
+Matrix::Matrix(int64_t rows, int64_t columns, Dtype dtype)
+    : rows_(rows), columns_(columns), stride_(padded_stride(columns, dtype)), dtype_(dtype),
+      memory_(static_cast<size_t>(rows) * static_cast<size_t>(stride_) * size_of(dtype)) {}
+
+}  // namespace manylora

@@ -1,0 +1,1 @@
+"""Serve many LoRA adapters on one base model: fast, fairly, provably correct."""

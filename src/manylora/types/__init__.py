@@ -1,0 +1,1 @@
+"""Values that cross package and process borders. No behaviour beyond properties."""
