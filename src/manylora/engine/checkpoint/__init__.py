@@ -1,0 +1,1 @@
+"""Base-model checkpoints: Hugging Face folders and GGUF files behind one contract."""
