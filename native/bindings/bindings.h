@@ -7,8 +7,8 @@
 
 namespace manylora {
 
-void bind_memory(nanobind::module_& m);     // Workers, Matrix, Arena
-void bind_linear(nanobind::module_& m);     // Linear, Adapter, Segments, linear
+void bind_memory(nanobind::module_& m);     // Runtime, Matrix, Arena
+void bind_linear(nanobind::module_& m);     // Linear, Adapter, Segments, packing, linear
 void bind_attention(nanobind::module_& m);  // Batch, KvCache, rotary, attention
 void bind_rows(nanobind::module_& m);       // embed, rms_norm, silu_multiply, gather
 void bind_sampling(nanobind::module_& m);   // Sampler, logprobs, sample

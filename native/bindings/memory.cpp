@@ -4,8 +4,7 @@
 #include <nanobind/stl/string.h>
 
 #include "bindings.h"
-#include "manylora/dispatch.h"
-#include "manylora/workers.h"
+#include "manylora/runtime.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -31,12 +30,13 @@ nb::object view_of(nb::handle self) {
 }  // namespace
 
 void bind_memory(nb::module_& m) {
-  nb::class_<Workers>(m, "Workers", "The thread pool. One job at a time, from the thread that made it.")
-      .def("__init__", [](Workers* self, int threads) {
-        require(threads >= 1, "threads must be at least 1, not " + std::to_string(threads));
-        new (self) Workers(threads);
-      }, "threads"_a)
-      .def_prop_ro("threads", &Workers::threads);
+  nb::class_<Runtime>(m, "Runtime", "Threads, kernels and scratch: the first argument of every operation. One operation at a time.")
+      .def("__init__", [](Runtime* self, int threads, const std::string& capability) {
+        require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024, not " + std::to_string(threads));
+        new (self) Runtime(threads, capability);
+      }, "threads"_a, "capability"_a)
+      .def_prop_ro("threads", [](Runtime& runtime) { return runtime.workers().threads(); })
+      .def_prop_ro("capability", [](const Runtime& runtime) { return name_of(runtime.capability()); });
 
   nb::class_<Matrix>(m, "Matrix", "Activations, rows by columns, of 'float32' or 'bfloat16'.")
       .def("__init__", [](Matrix* self, int64_t rows, int64_t columns, const std::string& dtype) {

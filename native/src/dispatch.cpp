@@ -19,6 +19,16 @@ std::vector<Capability> available_capabilities() {
   return found;
 }
 
+Kernels kernels_for(Capability capability) {
+  switch (capability) {
+#ifdef MANYLORA_X86
+    case Capability::avx512bf16: return {linear_avx512bf16, lora_avx512bf16};
+    case Capability::avx2: return {linear_avx2, lora_avx2};
+#endif
+    default: return {linear_scalar, lora_scalar};
+  }
+}
+
 const char* name_of(Capability capability) {
   switch (capability) {
     case Capability::scalar: return "scalar";

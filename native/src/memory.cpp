@@ -43,6 +43,14 @@ Memory::Memory(Memory&& other) noexcept
       mapping_(std::exchange(other.mapping_, nullptr)),
       mapped_(std::exchange(other.mapped_, 0)) {}
 
+Memory& Memory::operator=(Memory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(mapping_, other.mapping_);
+  std::swap(mapped_, other.mapped_);
+  return *this;
+}
+
 Matrix::Matrix(int64_t rows, int64_t columns, Dtype dtype)
     : rows_(rows), columns_(columns), stride_(padded_stride(columns, dtype)), dtype_(dtype),
       memory_(static_cast<size_t>(rows) * static_cast<size_t>(stride_) * size_of(dtype)) {}

@@ -1,12 +1,24 @@
-// Which kernel runs: (family, capability) -> function. Filled by src/dispatch.cpp, the only table.
+// Which kernel runs: (family, capability) -> functions. Filled by src/dispatch.cpp, the only table.
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "manylora/linear.h"
+#include "manylora/lora.h"
+
 namespace manylora {
 
 enum class Capability { scalar, avx2, avx512bf16 };
+
+// The kernels of one capability. Each family declares its own sub-struct, and its instances, in its own header.
+struct Kernels {
+  LinearKernels linear;
+  LoraKernels lora;
+};
+
+// The table of a capability that `available_capabilities` lists.
+Kernels kernels_for(Capability capability);
 
 // The capabilities this build and this CPU both have, slowest first. `scalar` is always one of them.
 std::vector<Capability> available_capabilities();

@@ -14,7 +14,7 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   Memory(Memory&& other) noexcept;
-  Memory& operator=(Memory&&) = delete;
+  Memory& operator=(Memory&& other) noexcept;
 
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }

@@ -21,23 +21,35 @@ class Workers {
 
   int threads() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Calls task(index) once for every index in [0, count) and returns when all calls have returned.
+  // Calls task(index), or task(index, worker) with the worker in [0, threads()), once for every index in [0, count) and returns
+  // when all calls have returned. At most 2^32 - 2 tasks. A task must not throw.
   template <class Task>
   void run(int64_t count, const Task& task) {
     if (count <= 0) return;
     if (count == 1 || helpers_.empty()) {
-      for (int64_t index = 0; index < count; ++index) task(index);
+      for (int64_t index = 0; index < count; ++index) call(&task, index, 0, std::is_invocable<const Task&, int64_t, int>());
       return;
     }
-    run_job(count, &task, [](const void* context, int64_t index) { (*static_cast<const Task*>(context))(index); });
+    run_job(count, &task, [](const void* context, int64_t index, int worker) {
+      call(static_cast<const Task*>(context), index, worker, std::is_invocable<const Task&, int64_t, int>());
+    });
   }
 
  private:
-  using Call = void (*)(const void* context, int64_t index);
+  using Call = void (*)(const void* context, int64_t index, int worker);
+
+  template <class Task>
+  static void call(const Task* task, int64_t index, int worker, std::true_type) {
+    (*task)(index, worker);
+  }
+  template <class Task>
+  static void call(const Task* task, int64_t index, int, std::false_type) {
+    (*task)(index);
+  }
 
   void run_job(int64_t count, const void* context, Call call);
-  bool claim_and_run(uint64_t ticket);
-  void help();
+  void claim_and_run(uint64_t ticket, int worker);
+  void help(int worker);
 
   // The ticket is (job number << 32 | next index). A claim is a compare-and-swap on it, so a thread that wakes late, holding
   // fields of an older job, can never take an index of a newer one, and nobody has to wait for sleepers.
