@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from manylora.adapters.peft import read_adapter
+from manylora import kernels
+from manylora.adapters import read_adapter
 from manylora.engine.checkpoint import Checkpoint, open_checkpoint
 from manylora.engine.checkpoint.merged import MergedCheckpoint
 from manylora.engine.config import EngineConfig
@@ -15,7 +16,6 @@ from manylora.engine.residency import Residency
 from manylora.engine.runner import Runner, RunnerLimits
 from manylora.engine.weights import OnProgress, pack_weights
 from manylora.errors import ConfigError
-from manylora.kernels import native
 from manylora.policy.extents import Extents
 from manylora.policy.kv_blocks import BLOCK_TOKENS, KvBlocks, blocks_for
 from manylora.policy.scheduler import Scheduler, SchedulerConfig
@@ -33,12 +33,12 @@ def assemble(config: EngineConfig, capability: str, on_progress: OnProgress) -> 
     layout = arena_layout(shape, config.memory_bytes)
     model_len = _model_len(config, shape, layout)
     threads = config.threads or available_threads()
-    runtime = native.Runtime(threads, capability)
+    runtime = kernels.Runtime(threads, capability)
     weights = pack_weights(checkpoint, runtime, model_len, on_progress)
-    arena = native.Arena(layout.extents * layout.extent_bytes)
+    arena = kernels.Arena(layout.extents * layout.extent_bytes)
     limits = RunnerLimits(config.max_num_batched_tokens, config.max_num_seqs, model_len)
     model = Llama(shape, weights, runtime, limits.rows, limits.sequences)
-    runner = Runner(model, runtime, native.KvCache(arena, shape.layers, shape.kv_heads, shape.head_dim), limits)
+    runner = Runner(model, runtime, kernels.KvCache(arena, shape.layers, shape.kv_heads, shape.head_dim), limits)
     extents = Extents(layout.extents, layout.blocks_per_extent)
     blocks = KvBlocks(extents)
     kv_floor = -(-blocks_for(model_len) // layout.blocks_per_extent)

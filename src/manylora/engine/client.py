@@ -6,12 +6,12 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import structlog
 
@@ -26,6 +26,7 @@ from manylora.engine.messages import (
     Detach,
     Detached,
     EngineStart,
+    Fault,
     FromEngine,
     FromLoader,
     LoaderStart,
@@ -46,7 +47,6 @@ from manylora.types.engine import EngineInfo, EngineStats
 from manylora.types.request import Request, RequestOutput
 
 log = structlog.get_logger(__name__)
-Result = TypeVar("Result")
 
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Pause before each restart in a row; the last repeats. A minute of service starts the row anew."""
@@ -218,7 +218,7 @@ class NativeEngine:
         assert self._info is not None
         assert self._images_folder is not None
         self._images_folder.mkdir(exist_ok=True)
-        first = LoaderStart(self._info.shape, self._extent_bytes, self._images_folder, str(self._config.model))
+        first = LoaderStart(self._info.shape, self._extent_bytes, self._images_folder, self._config.model.stem)
         self._loader = await Child.start("loader", first, FromLoader)
         self._spawn(self._read_loader(self._loader))
 
@@ -265,21 +265,21 @@ class NativeEngine:
                     if (mailbox := self._mailboxes.get(id)) is not None:
                         mailbox.fail(fault.raised())
                 case Attached(version, fault):
-                    _settle(self._attaching.pop(version, None), None, fault and fault.raised())
+                    _settle(self._attaching.pop(version, None), None, fault)
                 case Detached(version, freed, fault):
-                    _settle(self._detaching.pop(version, None), freed, fault and fault.raised())
+                    _settle(self._detaching.pop(version, None), freed, fault)
 
     async def _read_loader(self, loader: Child) -> None:
         while (message := await loader.receive()) is not None:
             match message:
                 case Prepared(number, image, fault):
-                    _settle(self._preparing.get(number), image, fault and fault.raised())
+                    _settle(self._preparing.get(number), image, fault)
         log.error("loader died", exit_code=await loader.stop(), waiting=len(self._preparing))
         for answer in self._preparing.values():
             _settle(answer, None, AdapterUnavailable("the loader process ended while it read the adapter; try again"))
         await self._start_loader()
 
-    def _fail_everything(self, error: EngineDied) -> None:
+    def _fail_everything(self, error: ManyloraError) -> None:
         for mailbox in self._mailboxes.values():
             mailbox.fail(error)
         for arrival in self._attaching.values():
@@ -289,8 +289,8 @@ class NativeEngine:
             _settle(departure, 0, None)  # what the process held is free
         self._detaching.clear()
 
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -301,10 +301,10 @@ class NativeEngine:
                 log.error("supervision failed", exc_info=error)
 
 
-def _settle(future: asyncio.Future[Result] | None, value: Result, error: Exception | None) -> None:
+def _settle(future: asyncio.Future[Any] | None, value: object, failure: Fault | ManyloraError | None) -> None:
     if future is None or future.done():
         return
-    if error is not None:
-        future.set_exception(error)
-    else:
+    if failure is None:
         future.set_result(value)
+    else:
+        future.set_exception(failure.raised() if isinstance(failure, Fault) else failure)

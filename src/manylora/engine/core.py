@@ -64,8 +64,8 @@ class EngineCore:
     def attach(self, image: AdapterImage, now: int, timeout: int) -> None:
         """Begins to make an adapter resident, which an idle engine does at once; `take_settled` tells when it is.
 
-        Raises AdapterUnavailable when the memory can never suffice; settles with it when running requests do not free enough within
-        `timeout` nanoseconds."""
+        Raises AdapterUnavailable when the memory can never suffice; settles with it when running requests do not free enough
+        within `timeout` nanoseconds."""
         if self._residency.attach(image, now + timeout):
             self._settled.append(Arrived(image.version.hash))
         elif not self._tracks:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from manylora.adapters.peft import LoadedAdapter
+from manylora import kernels
+from manylora.adapters import LoadedAdapter
 from manylora.errors import AdapterRejected
-from manylora.kernels import native
 from manylora.policy.kv_blocks import BLOCK_TOKENS
 from manylora.types.adapter import AdapterVersion
 from manylora.types.model import PROJECTIONS, ModelShape
@@ -59,7 +59,7 @@ class ArenaLayout:
 
 def arena_layout(shape: ModelShape, memory_bytes: int) -> ArenaLayout:
     """Cuts `memory_bytes` for a model: the smallest extents, of at least 1 MiB, that hold any piece of rank WIDEST_RANK."""
-    block = native.kv_block_bytes(shape.layers, shape.kv_heads, shape.head_dim)
+    block = kernels.kv_block_bytes(shape.layers, shape.kv_heads, shape.head_dim)
     widest = max(max(shape.projection_shape(name)) for name in PROJECTIONS)
     per_extent = -(-max(1 << 20, 2 * WIDEST_RANK * widest + 4096) // block)
     return ArenaLayout(block, per_extent, memory_bytes // (block * per_extent))
@@ -101,7 +101,7 @@ class _Cursor:
     def place(self, size: int) -> tuple[int, int]:
         if size > self.extent_bytes:
             raise AdapterRejected(
-                f"one of its matrices takes {size} bytes; this server's limit is {self.extent_bytes} (use a lower rank)"
+                f"one of its matrices takes {size} bytes and the limit is {self.extent_bytes}: use a lower rank"
             )
         if self.offset + size > self.extent_bytes:
             self.extent, self.offset = self.extent + 1, 0
@@ -115,22 +115,20 @@ def write_image(adapter: LoadedAdapter, shape: ModelShape, extent_bytes: int, pa
     cursor = _Cursor(extent_bytes)
     pieces: list[Piece] = []
     packed: list[tuple[int, np.ndarray]] = []
-    for (layer, projection), module in sorted(
-        adapter.modules.items(), key=lambda item: (item[0][0], PROJECTIONS.index(item[0][1]))
-    ):
-        place, part = site_of(projection)
-        columns, depth = shape.projection_shape(projection)
-        width = native.panel_width(part_columns(shape, place))
-        a = np.empty(native.lora_a_bytes(module.rank, depth), np.uint8)
-        native.pack_lora_a(module.a.view(np.uint16), a)
-        b = np.empty(native.lora_b_bytes(module.rank, columns, width), np.uint8)
-        native.pack_lora_b(module.b.view(np.uint16), width, b)
+    for pair in adapter.pairs.values():
+        place, part = site_of(pair.projection)
+        columns, depth = shape.projection_shape(pair.projection)
+        width = kernels.panel_width(part_columns(shape, place))
+        a = np.empty(kernels.lora_a_bytes(pair.rank, depth), np.uint8)
+        kernels.pack_lora_a(pair.a.view(np.uint16), a)
+        b = np.empty(kernels.lora_b_bytes(pair.rank, columns, width), np.uint8)
+        kernels.pack_lora_b(pair.b.view(np.uint16), width, b)
         a_place, b_place = cursor.place(a.size), cursor.place(b.size)
         packed += [(a_place[0] * extent_bytes + a_place[1], a), (b_place[0] * extent_bytes + b_place[1], b)]
-        pieces.append(Piece(layer * len(SITES) + place, part, module.rank, module.scale, *a_place, *b_place))
+        pieces.append(Piece(pair.layer * len(SITES) + place, part, pair.rank, pair.scale, *a_place, *b_place))
     with path.open("wb") as file:
         for offset, array in packed:
             file.seek(offset)
-            file.write(array)
+            file.write(array.data)
         file.truncate((cursor.extent + 1) * extent_bytes)
     return AdapterImage(adapter.version, path, cursor.extent + 1, extent_bytes, pieces)

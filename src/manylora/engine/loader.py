@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from manylora.adapters.peft import read_adapter
+from manylora.adapters import read_adapter
 from manylora.engine.channel import Channel, ChannelClosed
 from manylora.engine.image import write_image
 from manylora.engine.messages import Fault, LoaderStart, Prepare, Prepared
@@ -34,7 +34,7 @@ def run_loader(channel: Channel) -> None:
 
 def _prepare(start: LoaderStart, order: Prepare) -> Prepared:
     try:
-        adapter = read_adapter(order.path, start.shape)
+        adapter = read_adapter(order.path, start.shape, base_name=start.base_name)
         path = start.images / f"{adapter.version.hash}.image"
         # Under another name until it is whole: a loader killed half-way leaves nothing that looks like an image.
         partial = path.with_suffix(".partial")

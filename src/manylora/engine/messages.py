@@ -137,6 +137,8 @@ class LoaderStart(msgspec.Struct, tag=True):
     extent_bytes: int
     images: Path
     """The folder to write to; the loader removes it when the server is gone."""
+    base_name: str
+    """What the served base is called, to compare with what an adapter's trainer recorded."""
 
 
 ToEngine = EngineStart | Submit | Abort | Attach | Detach

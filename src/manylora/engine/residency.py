@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from manylora import kernels
 from manylora.engine.image import AdapterImage
 from manylora.errors import AdapterConflict, AdapterNotFound, AdapterUnavailable
-from manylora.kernels import native
 from manylora.policy.extents import Extents
 from manylora.policy.kv_blocks import KvBlocks
 
@@ -33,7 +33,7 @@ class Resident:
     """An adapter the kernels can use."""
 
     image: AdapterImage
-    handle: native.Adapter
+    handle: kernels.Adapter
     references: int = 0
     retired: bool = False
 
@@ -64,7 +64,7 @@ class Residency:
     A version is arriving, resident, or retired (resident, closed to new requests, freed with its last one). Arrivals are served
     in order and hold every extent they have got, so that neither KV nor a later load can overtake them for ever."""
 
-    arena: native.Arena
+    arena: kernels.Arena
     extents: Extents
     blocks: KvBlocks
     kv_floor: int
@@ -125,7 +125,7 @@ class Residency:
         resident.retired = True
         return self._free_if_unused(version)
 
-    def acquire(self, version: str) -> native.Adapter:
+    def acquire(self, version: str) -> kernels.Adapter:
         """One more request uses the version. Raises AdapterNotFound, also for a retired one."""
         resident = self._residents.get(version)
         if resident is None or resident.retired:
@@ -188,11 +188,11 @@ class Residency:
         arrival.copied += 1
         return True
 
-    def _handle(self, image: AdapterImage) -> native.Adapter:
+    def _handle(self, image: AdapterImage) -> kernels.Adapter:
         if image.extent_bytes != self._extent_bytes:
             raise AdapterConflict("the image was cut for another arena")
         starts = [extent * image.extent_bytes for extent in self.extents.owned_by(image.version.hash)]
-        handle = native.Adapter(self.arena)
+        handle = kernels.Adapter(self.arena)
         for piece in image.pieces:
             a_offset = starts[piece.a_extent] + piece.a_offset
             handle.set(piece.site, piece.part, piece.rank, piece.scale, a_offset, starts[piece.b_extent] + piece.b_offset)

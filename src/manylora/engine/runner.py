@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from manylora import kernels
 from manylora.engine.models.llama import Llama
 from manylora.engine.sampling import Sampler
 from manylora.engine.track import Track
-from manylora.kernels import native
 from manylora.policy.kv_blocks import blocks_for
 from manylora.types.request import TokenLogprob
 from manylora.types.step import Prefill, StepPlan
@@ -45,12 +45,12 @@ class _Span:
 class Runner:
     """Owns the batch buffers and the block tables. One step at a time."""
 
-    def __init__(self, model: Llama, runtime: native.Runtime, kv: native.KvCache, limits: RunnerLimits) -> None:
+    def __init__(self, model: Llama, runtime: kernels.Runtime, kv: kernels.KvCache, limits: RunnerLimits) -> None:
         self._model = model
         self._kv = kv
         self._limits = limits
-        self._batch = native.Batch(limits.rows, limits.sequences, limits.sequences, blocks_for(limits.model_len))
-        self._segments = native.Segments(limits.sequences)
+        self._batch = kernels.Batch(limits.rows, limits.sequences, limits.sequences, blocks_for(limits.model_len))
+        self._segments = kernels.Segments(limits.sequences)
         self._sampler = Sampler(runtime, limits.sequences)
         self._free_slots = list(range(limits.sequences))
         self.adapters_in_step = 0

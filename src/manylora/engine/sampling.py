@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from manylora import kernels
 from manylora.engine.track import Track
-from manylora.kernels import native
 from manylora.types.request import SamplingParams, TokenLogprob
 
 MAX_TOP_LOGPROBS = 20
@@ -30,17 +30,17 @@ def uniform(seed: int, choice: int, position: int) -> float:
 class Sampler:
     """Samples up to `max_rows` rows of logits. Each row is treated by itself, so its token does not depend on the others."""
 
-    def __init__(self, runtime: native.Runtime, max_rows: int) -> None:
+    def __init__(self, runtime: kernels.Runtime, max_rows: int) -> None:
         self._runtime = runtime
-        self._native = native.Sampler(max_rows, MAX_TOP_LOGPROBS)
+        self._native = kernels.Sampler(max_rows, MAX_TOP_LOGPROBS)
 
-    def sample(self, logits: native.Matrix, tracks: list[Track]) -> list[tuple[int, TokenLogprob | None]]:
+    def sample(self, logits: kernels.Matrix, tracks: list[Track]) -> list[tuple[int, TokenLogprob | None]]:
         """The next token of each track, from its row of the logits, with its log-probability where asked for."""
         rows, sampler = len(tracks), self._native
         wanted = [row for row, track in enumerate(tracks) if track.params.logprobs is not None]
         if wanted:
             sampler.top_count[:rows] = [track.params.logprobs or 0 for track in tracks]
-            native.logprobs(self._runtime, rows, logits, sampler)
+            kernels.logprobs(self._runtime, rows, logits, sampler)
         raw: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for row, track in enumerate(tracks):
             params = track.params
@@ -52,19 +52,19 @@ class Sampler:
                 sampler.uniform[row] = uniform(params.seed, params.choice, track.generated)
             if _adjusts(params, track.generated):
                 raw[row] = _adjust(logits.array[row], track)
-        native.sample(self._runtime, rows, logits, sampler)
+        kernels.sample(self._runtime, rows, logits, sampler)
         tokens: list[int] = sampler.token[:rows].tolist()
         logprobs = {row: self._logprob(logits, row, tokens[row], raw.get(row)) for row in wanted}
         return [(token, logprobs.get(row)) for row, token in enumerate(tokens)]
 
-    def score(self, logits: native.Matrix, tokens: list[int], top: list[int]) -> list[TokenLogprob]:
+    def score(self, logits: kernels.Matrix, tokens: list[int], top: list[int]) -> list[TokenLogprob]:
         """Log-probability of given tokens, one per row, with the `top[row]` most likely ones."""
         rows, sampler = len(tokens), self._native
         sampler.top_count[:rows] = top
-        native.logprobs(self._runtime, rows, logits, sampler)
+        kernels.logprobs(self._runtime, rows, logits, sampler)
         return [self._logprob(logits, row, token, None) for row, token in enumerate(tokens)]
 
-    def _logprob(self, logits: native.Matrix, row: int, token: int, raw: tuple[np.ndarray, np.ndarray] | None) -> TokenLogprob:
+    def _logprob(self, logits: kernels.Matrix, row: int, token: int, raw: tuple[np.ndarray, np.ndarray] | None) -> TokenLogprob:
         sampler = self._native
         value = logits.array[row, token]
         if raw is not None:

@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from manylora.kernels import native
+from manylora import kernels
 from manylora.policy.kv_blocks import BLOCK_TOKENS
 from manylora.types.request import Request, SamplingParams, TokenLogprob
 
@@ -16,7 +16,7 @@ KEY_BYTES = 16
 class Track:
     """One request from arrival to its terminal output."""
 
-    def __init__(self, request: Request, handle: native.Adapter | None, final: int) -> None:
+    def __init__(self, request: Request, handle: kernels.Adapter | None, final: int) -> None:
         self.request = request
         self.params: SamplingParams = request.sampling
         self.handle = handle

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from manylora import kernels
 from manylora.engine.checkpoint import Checkpoint
 from manylora.engine.models.llama import Layer, LlamaWeights
 from manylora.engine.rotary import rope_tables
-from manylora.kernels import native
 
 OnProgress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)"""
 
 
-def pack_weights(checkpoint: Checkpoint, runtime: native.Runtime, positions: int, on_progress: OnProgress) -> LlamaWeights:
+def pack_weights(checkpoint: Checkpoint, runtime: kernels.Runtime, positions: int, on_progress: OnProgress) -> LlamaWeights:
     """Every weight of the model, packed. `positions` bounds the rotary tables."""
     shape = checkpoint.shape
     layers = []
@@ -30,7 +30,7 @@ def pack_weights(checkpoint: Checkpoint, runtime: native.Runtime, positions: int
         embedding=_matrix(embedding.view(np.uint16), "bfloat16"),
         layers=tuple(layers),
         norm=_vector(checkpoint.tensor("model.norm.weight")),
-        head=native.Linear(runtime, [head.view(np.uint16)], [None]),
+        head=kernels.Linear(runtime, [head.view(np.uint16)], [None]),
         cos=_matrix(cos, "float32"),
         sin=_matrix(sin, "float32"),
     )
@@ -38,17 +38,17 @@ def pack_weights(checkpoint: Checkpoint, runtime: native.Runtime, positions: int
     return weights
 
 
-def _pack_layer(checkpoint: Checkpoint, runtime: native.Runtime, number: int) -> Layer:
+def _pack_layer(checkpoint: Checkpoint, runtime: kernels.Runtime, number: int) -> Layer:
     shape = checkpoint.shape
     prefix = f"model.layers.{number}."
 
-    def linear(block: str, names: tuple[str, ...], biased: bool) -> native.Linear:
+    def linear(block: str, names: tuple[str, ...], biased: bool) -> kernels.Linear:
         paths = [f"{prefix}{block}.{name}" for name in names]
         parts = [np.ascontiguousarray(checkpoint.tensor(f"{path}.weight")).view(np.uint16) for path in paths]
         biases = [checkpoint.tensor(f"{path}.bias").astype(np.float32) if biased else None for path in paths]
-        return native.Linear(runtime, parts, biases)
+        return kernels.Linear(runtime, parts, biases)
 
-    def norm(name: str) -> native.Matrix:
+    def norm(name: str) -> kernels.Matrix:
         return _vector(checkpoint.tensor(f"{prefix}{name}.weight"))
 
     return Layer(
@@ -63,11 +63,12 @@ def _pack_layer(checkpoint: Checkpoint, runtime: native.Runtime, number: int) ->
     )
 
 
-def _matrix(array: np.ndarray, dtype: str) -> native.Matrix:
-    matrix = native.Matrix(*array.shape, dtype)
+def _matrix(array: np.ndarray, dtype: str) -> kernels.Matrix:
+    rows, columns = array.shape
+    matrix = kernels.Matrix(rows, columns, dtype)
     matrix.array[:] = array
     return matrix
 
 
-def _vector(tensor: np.ndarray) -> native.Matrix:
+def _vector(tensor: np.ndarray) -> kernels.Matrix:
     return _matrix(tensor.astype(np.float32)[None, :], "float32")
