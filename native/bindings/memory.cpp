@@ -19,12 +19,12 @@ Dtype parse_dtype(const std::string& name) {
 }
 
 // A view of the matrix; bfloat16 appears as uint16, its storage.
-nb::object view_of(nb::handle self) {
+nb::ndarray<nb::numpy> view_of(nb::handle self) {
   const Matrix& matrix = nb::cast<const Matrix&>(self);
   const size_t shape[] = {static_cast<size_t>(matrix.rows()), static_cast<size_t>(matrix.columns())};
   const int64_t strides[] = {matrix.stride(), 1};
   const nb::dlpack::dtype dtype = matrix.dtype() == Dtype::float32 ? nb::dtype<float>() : nb::dtype<uint16_t>();
-  return nb::cast(nb::ndarray<nb::numpy>(matrix.data(), 2, shape, self, strides, dtype), nb::rv_policy::reference);
+  return nb::ndarray<nb::numpy>(matrix.data(), 2, shape, self, strides, dtype);
 }
 
 }  // namespace
@@ -43,7 +43,8 @@ void bind_memory(nb::module_& m) {
         require(rows >= 1 && columns >= 1, "a matrix needs at least one row and one column");
         new (self) Matrix(rows, columns, parse_dtype(dtype));
       }, "rows"_a, "columns"_a, "dtype"_a)
-      .def_prop_ro("array", &view_of, "A writable numpy view [rows, columns]; bfloat16 as uint16.");
+      .def_prop_ro("array", &view_of, nb::for_getter(nb::sig("def array(self) -> numpy.typing.NDArray[typing.Any]")),
+                   "A writable numpy view [rows, columns]; bfloat16 as uint16.");
 
   nb::class_<Memory>(m, "Arena", "Zeroed memory in huge pages where the system grants them.")
       .def("__init__", [](Memory* self, int64_t bytes) {
@@ -54,7 +55,7 @@ void bind_memory(nb::module_& m) {
       .def_prop_ro("array", [](nb::handle self) {
         const Memory& memory = nb::cast<const Memory&>(self);
         const size_t shape[] = {memory.bytes()};
-        return nb::cast(nb::ndarray<nb::numpy, uint8_t>(memory.data(), 1, shape, self), nb::rv_policy::reference);
+        return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory.data(), 1, shape, self);
       }, "A writable numpy view of the bytes.");
 }
 

@@ -10,6 +10,7 @@ namespace nb = nanobind;
 using namespace manylora;
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // caches that live until the interpreter ends are no leaks of ours
   m.doc() = "Native kernels of manylora. Use manylora.kernels, which picks the capability.";
   m.def("capabilities", [] {
     std::vector<std::string> names;

@@ -44,7 +44,7 @@ Capability parse_capability(const std::string& name) {
     if (name == name_of(capability)) return capability;
     names += std::string(names.empty() ? "" : ", ") + name_of(capability);
   }
-  throw std::invalid_argument("MANYLORA_ISA asks for '" + name + "', but this CPU and build have: " + names);
+  throw std::invalid_argument("capability '" + name + "' is not among those that this CPU and build have: " + names);
 }
 
 }  // namespace manylora

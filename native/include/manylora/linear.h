@@ -34,11 +34,11 @@ struct Expansion {
   const float* bias;          // [columns of the part] or null
 };
 
-// All rows of one panel.
+// Rows [start, stop) of one panel.
 struct PanelJob {
-  const bf16* x;         // [rows, depth]
+  const bf16* x;         // row 0 of [rows, depth]
   int64_t x_stride;      // elements
-  int64_t rows;
+  int64_t start, stop;
   int64_t depth;
   const bf16* panel;
   int64_t width;         // 32, 48 or 64

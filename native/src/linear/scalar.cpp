@@ -28,7 +28,7 @@ float expand(const PanelJob& job, const Expansion& expansion, int64_t row, int64
 }
 
 void panel(const PanelJob& job) {
-  for (int64_t row = 0; row < job.rows; ++row) {
+  for (int64_t row = job.start; row < job.stop; ++row) {
     const Expansion* expansion = covering(job, row);
     for (int64_t column = 0; column < job.columns; ++column) {
       const int64_t of_part = job.index * job.width + column;

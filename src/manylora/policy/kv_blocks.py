@@ -36,6 +36,11 @@ class KvBlocks:
         return self._extents.free_blocks + len(self._idle)
 
     @property
+    def total(self) -> int:
+        """Blocks in the extents that adapters do not own."""
+        return (self._extents.total - self._extents.owned_extents) * self._extents.blocks_per_extent
+
+    @property
     def referenced(self) -> int:
         """Blocks that some request holds."""
         return len(self._references)
@@ -112,8 +117,7 @@ class KvBlocks:
         self._extents.check()
         kv = len(self._references) + len(self._idle)
         free = self._extents.free_blocks
-        total = (self._extents.total - self._extents.owned_extents) * self._extents.blocks_per_extent
-        assert kv + free == total, f"KV blocks lost: {kv} held + {free} free != {total}"
+        assert kv + free == self.total, f"KV blocks lost: {kv} held + {free} free != {self.total}"
         assert not self._references.keys() & self._idle.keys(), "a block is both referenced and idle"
         assert all(count > 0 for count in self._references.values()), "a reference count is not positive"
 

@@ -85,7 +85,8 @@ class Scheduler:
         """Queues a request. Its prompt must be non-empty and shorter than max_model_len."""
         assert sequence.id not in self._sequences, f"request {sequence.id} is already here"
         room = self.config.max_model_len - sequence.known
-        assert sequence.known > 0 and room > 0, "the owner refuses what can never fit"
+        assert sequence.known > 0, "the owner refuses empty prompts"
+        assert room > 0, "the owner refuses what can never fit"
         sequence.arrived = now
         sequence.final = sequence.known + min(room, room if sequence.max_tokens is None else sequence.max_tokens)
         self._sequences[sequence.id] = sequence

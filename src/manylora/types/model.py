@@ -58,3 +58,9 @@ class ModelShape:
             "up_proj": (self.intermediate, self.hidden),
             "down_proj": (self.hidden, self.intermediate),
         }[name]
+
+
+def module_name(layer: int, projection: str) -> str:
+    """The Hugging Face name of one linear layer: `model.layers.3.self_attn.q_proj`."""
+    part = "self_attn" if projection in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+    return f"model.layers.{layer}.{part}.{projection}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from manylora.errors import ModelError
-from manylora.types.model import PROJECTIONS, ModelShape
+from manylora.types.model import PROJECTIONS, ModelShape, module_name
 
 BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 """The dtype of every tensor a checkpoint returns."""
@@ -30,7 +30,7 @@ class Checkpoint(Protocol):
         """The file or folder it was opened from, as given."""
 
     def names(self) -> tuple[str, ...]:
-        """Every tensor of the model, by Hugging Face name, in model order. `lm_head.weight` is absent when embeddings are tied."""
+        """Every tensor of the model, by Hugging Face name, in model order; no `lm_head.weight` if embeddings are tied."""
 
     def has(self, name: str) -> bool:
         """Whether `tensor(name)` would succeed."""
@@ -75,12 +75,6 @@ def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     if not shape.tied_embeddings:
         expected["lm_head.weight"] = (shape.vocab, shape.hidden)
     return expected
-
-
-def module_name(layer: int, projection: str) -> str:
-    """The Hugging Face name of one linear layer: `model.layers.3.self_attn.q_proj`."""
-    part = "self_attn" if projection in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
-    return f"model.layers.{layer}.{part}.{projection}"
 
 
 def _has_bias(shape: ModelShape, projection: str) -> bool:

@@ -33,7 +33,11 @@ _MODULES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
+_TOP = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 _ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position": 8192}
 """What every Llama 3.1+ release uses; GGUF keeps only the resulting factor of each frequency."""
@@ -73,7 +77,9 @@ class GgufCheckpoint:
         try:
             values = dequantize(stored.data, stored.tensor_type).reshape(_dimensions(stored))
         except NotImplementedError as error:
-            raise ModelError(f"{self.source}: {name} is stored as {stored.tensor_type.name}, which cannot be dequantised") from error
+            raise ModelError(
+                f"{self.source}: {name} is stored as {stored.tensor_type.name}, which cannot be dequantised"
+            ) from error
         if self._architecture == "llama" and (".q_proj." in name or ".k_proj." in name):
             values = _rotate_halves(values, self.shape.heads if ".q_proj." in name else self.shape.kv_heads)
         return to_bfloat16(values)

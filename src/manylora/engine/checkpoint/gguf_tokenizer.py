@@ -15,9 +15,7 @@ _CONTROL, _USER_DEFINED = 3, 4
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _DIGITS_THEN_GPT2, _GPT2 = "digits", "gpt2"
 _PRE_TOKENIZERS = {
     "smollm": _DIGITS_THEN_GPT2,
@@ -54,7 +52,9 @@ def build_tokenizer(vocabulary: GgufVocabulary, source: str) -> Tokenizer:
     split = _PRE_TOKENIZERS.get(vocabulary.pre)
     if split is None:
         known = ", ".join(_PRE_TOKENIZERS)
-        raise ModelError(f"{source}: pre-tokenizer {vocabulary.pre!r} is not supported (known: {known}): use the Hugging Face folder")
+        raise ModelError(
+            f"{source}: pre-tokenizer {vocabulary.pre!r} is not supported (known: {known}): use the Hugging Face folder"
+        )
     merges = [_pair(merge, source) for merge in vocabulary.merges]
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     # Llama 3 looks a whole piece up in the vocabulary before it merges; the others always merge.

@@ -1,0 +1,66 @@
+// How a panel is cut into row tiles: the part that instruction sets share. Included by the instruction sets' own files only;
+// `Isa` is a type of theirs in an anonymous namespace, so that no code is shared between instruction sets.
+//
+// A tile of fp32 accumulators leaves the base product, is continued by the low-rank terms of the segments it meets, and ends in
+// the epilogue. Between the three it lies in the first-level cache.
+#pragma once
+
+#include "manylora/linear.h"
+
+namespace manylora {
+
+constexpr int64_t kMaxTile = 14 * 64;  // floats: no instruction set uses more rows times columns
+
+// Rows [start, start + rows) of a panel's output.
+struct Tile {
+  int64_t start, rows;
+  float* values;  // [rows, panel width]
+};
+
+template <class Isa>
+void finish(const PanelJob& job, const Tile& tile, int64_t start, int64_t stop, const Expansion* expansion) {
+  const int64_t column = job.index * job.width;
+  const float* scale = expansion != nullptr && expansion->column_scale != nullptr ? expansion->column_scale + column : nullptr;
+  const float* bias = expansion != nullptr && expansion->bias != nullptr ? expansion->bias + column : job.bias;
+  for (int64_t row = start; row < stop; ++row) {
+    Isa::finish(tile.values + (row - tile.start) * job.width, job.columns, scale, bias, job.accumulate, job.y + row * job.y_stride);
+  }
+}
+
+template <class Isa>
+void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
+  const int64_t stop = tile.start + tile.rows;
+  int64_t done = tile.start;  // rows before it are in y
+  while (next < job.expansion_count && job.expansions[next].start < stop) {
+    const Expansion& expansion = job.expansions[next];
+    const int64_t from = expansion.start > tile.start ? expansion.start : tile.start;
+    const int64_t to = expansion.stop < stop ? expansion.stop : stop;
+    finish<Isa>(job, tile, done, from, nullptr);
+    const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
+    const bf16* s = expansion.s + (from - expansion.start) * expansion.s_stride;
+    Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width, tile.values + (from - tile.start) * job.width);
+    finish<Isa>(job, tile, from, to, &expansion);
+    done = to;
+    if (expansion.stop > stop) break;  // goes on in the next tile
+    ++next;
+  }
+  finish<Isa>(job, tile, done, stop, nullptr);
+}
+
+template <class Isa>
+void run_panel(const PanelJob& job) {
+  alignas(64) float values[kMaxTile];
+  int64_t next = 0;  // the first expansion that may meet the tile
+  while (next < job.expansion_count && job.expansions[next].stop <= job.start) ++next;
+  const int64_t most = Isa::tile_rows(job.width);
+  for (int64_t row = job.start; row < job.stop;) {
+    const int64_t left = job.stop - row;
+    const int64_t tiles = (left + most - 1) / most;
+    const Tile tile{row, (left + tiles - 1) / tiles, values};  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
+    Isa::base(job, tile);
+    run_tile<Isa>(job, tile, next);
+    row += tile.rows;
+  }
+}
+
+}  // namespace manylora

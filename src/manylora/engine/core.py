@@ -1,0 +1,169 @@
+"""The engine without its process: requests in, steps, outputs out. Three verbs a step: schedule, run, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from manylora.engine.image import AdapterImage
+from manylora.engine.residency import COPY_BYTES_PER_STEP, Arrived, Residency, Settled
+from manylora.engine.runner import Runner, Sample
+from manylora.engine.track import Track
+from manylora.errors import Overloaded, RequestError
+from manylora.policy.scheduler import Scheduler, Sequence
+from manylora.types.engine import EngineStats
+from manylora.types.request import FinishReason, Request, RequestOutput
+from manylora.types.step import StepPlan
+
+
+class EngineCore:
+    """Every request that `add` accepts gets outputs from `step`, the last with a finish reason, unless it is aborted.
+
+    Time is an argument, in nanoseconds; nothing here looks at a clock."""
+
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, residency: Residency, max_waiting: int, prefix_cache: bool = True
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._residency = residency
+        self._max_waiting = max_waiting
+        self._prefix_cache = prefix_cache
+        self._tracks: dict[str, Track] = {}
+        self._settled: list[Settled] = []
+        self._steps = self._prompt_tokens = self._cached_tokens = self._generated_tokens = self._last_rows = 0
+
+    # -- requests ---------------------------------------------------------------------------------------------------------------
+
+    def add(self, request: Request, now: int) -> None:
+        """Queues a request. Raises RequestError, AdapterNotFound or Overloaded, and then holds nothing of it."""
+        limit = self._scheduler.config.max_model_len
+        if not request.prompt:
+            raise RequestError("the prompt is empty", "prompt")
+        if len(request.prompt) >= limit:
+            raise RequestError(
+                f"the prompt has {len(request.prompt)} tokens; with at least one new token it must stay within {limit}", "prompt"
+            )
+        if self._scheduler.waiting >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} requests are waiting; try again later")
+        handle = None if request.adapter is None else self._residency.acquire(request.adapter)
+        wanted = request.sampling.max_tokens
+        final = min(limit, len(request.prompt) + wanted) if wanted is not None else limit
+        track = Track(request, handle, final)
+        reuse = self._prefix_cache and request.sampling.prompt_logprobs is None
+        keys = track.new_keys() if self._prefix_cache else []
+        self._tracks[request.id] = track
+        self._scheduler.add(Sequence(request.id, request.tenant, track.prompt_length, wanted, keys, reuse), now)
+
+    def abort(self, id: str) -> None:
+        """Ends a request without an output; unknown ids are of requests that have just ended."""
+        if id in self._tracks:
+            self._finish(self._tracks[id])
+
+    # -- adapters ---------------------------------------------------------------------------------------------------------------
+
+    def attach(self, image: AdapterImage, now: int, timeout: int) -> None:
+        """Begins to make an adapter resident, which an idle engine does at once; `take_settled` tells when it is.
+
+        Raises AdapterUnavailable when the memory can never suffice; settles with it when running requests do not free enough
+        within `timeout` nanoseconds."""
+        if self._residency.attach(image, now + timeout):
+            self._settled.append(Arrived(image.version.hash))
+        elif not self._tracks:
+            self._settled += self._residency.progress(now, None)
+
+    def retire(self, version: str) -> None:
+        """Closes a version to new requests; `take_settled` tells when it is freed. Raises AdapterNotFound."""
+        settled = self._residency.retire(version)
+        if settled is not None:
+            self._settled.append(settled)
+
+    def take_settled(self) -> list[Settled]:
+        """Arrivals and departures that came to their end since the last call."""
+        settled, self._settled = self._settled, []
+        return settled
+
+    # -- the step ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self._tracks) or self._residency.arriving
+
+    def step(self, now: int) -> list[RequestOutput]:
+        """One step: what it added to each request."""
+        self._settled += self._residency.progress(now, COPY_BYTES_PER_STEP)
+        plan = self._scheduler.schedule(now)
+        samples = self._runner.run(plan, self._tracks)
+        return list(self._commit(plan, samples))
+
+    def _commit(self, plan: StepPlan, samples: list[Sample]) -> Iterable[RequestOutput]:
+        self._scheduler.advance(plan)
+        if not plan.empty:
+            self._steps += 1
+            self._last_rows = plan.rows
+        for chunk in plan.prefills:
+            self._prompt_tokens += chunk.count
+        for admission in plan.admitted:
+            self._cached_tokens += admission.cached
+        for sample in samples:
+            yield self._extend(self._tracks[sample.id], sample)
+
+    def _extend(self, track: Track, sample: Sample) -> RequestOutput:
+        first = track.generated == 0
+        track.append(sample.token)
+        self._generated_tokens += 1
+        if self._prefix_cache:
+            self._scheduler[sample.id].keys += track.new_keys()
+        stopped = sample.token in track.stops
+        reason: FinishReason | None = "stop" if stopped else "length" if track.length >= track.final else None
+        if reason is not None:
+            self._finish(track)
+        return RequestOutput(
+            id=sample.id,
+            tokens=[sample.token],
+            logprobs=None if sample.logprob is None else [sample.logprob],
+            prompt_logprobs=track.prompt_logprobs if first else None,
+            finish_reason=reason,
+            stop_token=sample.token if stopped else None,
+            cached_tokens=track.cached_tokens or 0,
+        )
+
+    def _finish(self, track: Track) -> None:
+        id = track.request.id
+        del self._tracks[id]
+        self._scheduler.remove(id)
+        self._runner.forget(track)
+        if track.request.adapter is not None:
+            settled = self._residency.release(track.request.adapter)
+            if settled is not None:
+                self._settled.append(settled)
+
+    # -- what it says of itself -------------------------------------------------------------------------------------------------
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+        scheduler, blocks = self._scheduler, self._scheduler.blocks
+        return EngineStats(
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            kv_blocks_total=blocks.total,
+            kv_blocks_used=blocks.referenced,
+            kv_blocks_cached=blocks.idle,
+            adapter_bytes=self._residency.resident_bytes,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=scheduler.preemptions,
+            step_adapters=self._runner.adapters_in_step,
+            step_rows=self._last_rows,
+        )
+
+    def check(self) -> None:
+        """The conservation laws. Raises AssertionError when a block, an extent, a slot or a reference is lost."""
+        self._scheduler.check()
+        self._residency.check()
+        if not self._tracks:
+            assert self._scheduler.blocks.referenced == 0, "idle, but blocks are referenced"
+            assert self._residency.references == 0, "idle, but adapters are referenced"
+            assert self._scheduler.running == self._scheduler.waiting == 0, "idle, but the scheduler holds requests"
