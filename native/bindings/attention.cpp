@@ -12,38 +12,38 @@ using namespace nb::literals;
 namespace manylora {
 namespace {
 
-using Get = int32_t* (Batch::*)();
+template <int kDimensions>
+using View = nb::ndarray<nb::numpy, int32_t, nb::ndim<kDimensions>>;
 
-template <Get get>
-nb::object vector_of(nb::handle self, size_t length) {
+using Get = int32_t* (Batch::*)();
+using Length = int64_t (Batch::*)() const;
+
+// A numpy view of one of the batch's vectors.
+template <Get get, Length length, int kMore = 0>
+View<1> vector_of(nb::handle self) {
   Batch& batch = nb::cast<Batch&>(self);
-  const size_t shape[] = {length};
-  return nb::cast(nb::ndarray<nb::numpy, int32_t>((batch.*get)(), 1, shape, self), nb::rv_policy::reference);
+  const size_t shape[] = {static_cast<size_t>((batch.*length)() + kMore)};
+  return View<1>((batch.*get)(), 1, shape, self);
 }
 
-nb::object block_tables_of(nb::handle self) {
+View<2> block_tables_of(nb::handle self) {
   Batch& batch = nb::cast<Batch&>(self);
   const size_t shape[] = {static_cast<size_t>(batch.max_slots()), static_cast<size_t>(batch.max_blocks())};
-  return nb::cast(nb::ndarray<nb::numpy, int32_t>(batch.block_tables(), 2, shape, self), nb::rv_policy::reference);
+  return View<2>(batch.block_tables(), 2, shape, self);
 }
-
-size_t rows_of(nb::handle self) { return static_cast<size_t>(nb::cast<const Batch&>(self).max_rows()); }
-size_t sequences_of(nb::handle self) { return static_cast<size_t>(nb::cast<const Batch&>(self).max_sequences()); }
 
 void bind_batch(nb::module_& m) {
   using B = Batch;
   nb::class_<Batch>(m, "Batch", "What one step computes. Write the arrays (make the views once), then begin().")
       .def(nb::init<int64_t, int64_t, int64_t, int64_t>(), "max_rows"_a, "max_sequences"_a, "max_slots"_a, "max_blocks"_a)
-      .def_prop_ro("token_ids", [](nb::handle self) { return vector_of<Get(&B::token_ids)>(self, rows_of(self)); }, "int32 [max_rows]")
-      .def_prop_ro("positions", [](nb::handle self) { return vector_of<Get(&B::positions)>(self, rows_of(self)); }, "int32 [max_rows]")
-      .def_prop_ro("sequence_starts",
-                   [](nb::handle self) { return vector_of<Get(&B::sequence_starts)>(self, sequences_of(self) + 1); },
+      .def_prop_ro("token_ids", &vector_of<Get(&B::token_ids), &B::max_rows>, "int32 [max_rows]")
+      .def_prop_ro("positions", &vector_of<Get(&B::positions), &B::max_rows>, "int32 [max_rows]")
+      .def_prop_ro("sequence_starts", &vector_of<Get(&B::sequence_starts), &B::max_sequences, 1>,
                    "int32 [max_sequences + 1], row offsets")
-      .def_prop_ro("sequence_slots", [](nb::handle self) { return vector_of<Get(&B::sequence_slots)>(self, sequences_of(self)); },
+      .def_prop_ro("sequence_slots", &vector_of<Get(&B::sequence_slots), &B::max_sequences>,
                    "int32 [max_sequences], rows of block_tables")
       .def_prop_ro("block_tables", &block_tables_of, "int32 [max_slots, max_blocks]")
-      .def_prop_ro("gather_rows", [](nb::handle self) { return vector_of<Get(&B::gather_rows)>(self, rows_of(self)); },
-                   "int32 [max_rows]")
+      .def_prop_ro("gather_rows", &vector_of<Get(&B::gather_rows), &B::max_rows>, "int32 [max_rows]")
       .def("begin", &Batch::begin, "rows"_a, "sequences"_a,
            "Declares how much of the arrays is valid; ValueError names what is wrong with them.");
 }

@@ -129,3 +129,141 @@ def linear(runtime: Runtime, rows: int, segments: Segments, x: Matrix, weight: L
     y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias for the first `rows` rows: x bfloat16 [rows, depth],
     y float32 [rows, columns]. `site` is layer * 4 + {qkv 0, o 1, gate_up 2, down 3}; -1: no adapter takes part.
     """
+
+class Batch:
+    """
+    What one step computes. Write the arrays (make the views once), then begin().
+    """
+
+    def __init__(self, max_rows: int, max_sequences: int, max_slots: int, max_blocks: int) -> None: ...
+
+    @property
+    def token_ids(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+        """int32 [max_rows]"""
+
+    @property
+    def positions(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+        """int32 [max_rows]"""
+
+    @property
+    def sequence_starts(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+        """int32 [max_sequences + 1], row offsets"""
+
+    @property
+    def sequence_slots(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+        """int32 [max_sequences], rows of block_tables"""
+
+    @property
+    def block_tables(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None, None))]:
+        """int32 [max_slots, max_blocks]"""
+
+    @property
+    def gather_rows(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+        """int32 [max_rows]"""
+
+    def begin(self, rows: int, sequences: int) -> None:
+        """
+        Declares how much of the arrays is valid; ValueError names what is wrong with them.
+        """
+
+def kv_block_bytes(layers: int, kv_heads: int, head_dim: int) -> int:
+    """Bytes of 16 tokens of K and V, all layers."""
+
+class KvCache:
+    """
+    K and V in blocks of 16 tokens; block b lies at byte b * block_bytes of the arena.
+    """
+
+    def __init__(self, arena: Arena, layers: int, kv_heads: int, head_dim: int) -> None: ...
+
+    @property
+    def blocks(self) -> int:
+        """Whole blocks that the arena holds."""
+
+    @property
+    def block_bytes(self) -> int: ...
+
+def rotary(runtime: Runtime, batch: Batch, qkv: Matrix, cos: Matrix, sin: Matrix, kv: KvCache, layer: int, q: Matrix, heads: int, q_norm: Matrix | None, k_norm: Matrix | None, eps: float) -> None:
+    """
+    Rotates (after the optional norm of each head) q into `q`, bfloat16 [rows, heads * head_dim], and k, with v, into the cache.
+    """
+
+def attention(runtime: Runtime, batch: Batch, q: Matrix, kv: KvCache, layer: int, out: Matrix) -> None:
+    """
+    Causal attention over the cache, scaled by 1 / sqrt(head_dim); q and out bfloat16 [rows, heads * head_dim].
+    """
+
+def embed(runtime: Runtime, batch: Batch, table: Matrix, x: Matrix) -> None:
+    """
+    x[row] = table[token_ids[row]]; table bfloat16 [vocabulary, columns], x float32 [rows, columns].
+    """
+
+def rms_norm(runtime: Runtime, rows: int, x: Matrix, weight: Matrix, eps: float, y: Matrix) -> None:
+    """
+    y = x / sqrt(mean(x^2) + eps) * weight; x float32 [rows, columns], weight float32 [1, columns], y bfloat16.
+    """
+
+def silu_multiply(runtime: Runtime, rows: int, gate_up: Matrix, y: Matrix) -> None:
+    """
+    y = silu(gate) * up; gate_up float32 [rows, 2 * columns], the gate first, y bfloat16 [rows, columns].
+    """
+
+def gather(runtime: Runtime, batch: Batch, count: int, x: Matrix, y: Matrix) -> None:
+    """y[i] = x[gather_rows[i]] for i < count, float32."""
+
+class Sampler:
+    """
+    What is asked of each row of logits, and what was found. Make the views once.
+    """
+
+    def __init__(self, max_rows: int, max_top: int) -> None: ...
+
+    @property
+    def temperature(self) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]:
+        """float32 [max_rows]; 0: the most likely token"""
+
+    @property
+    def top_k(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+        """int32 [max_rows]; 0 or less: off"""
+
+    @property
+    def top_p(self) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]:
+        """float32 [max_rows], above 0; 1: off"""
+
+    @property
+    def min_p(self) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]:
+        """float32 [max_rows], of the most likely token's probability; 0: off"""
+
+    @property
+    def uniform(self) -> Annotated[NDArray[numpy.float64], dict(shape=(None,))]:
+        """float64 [max_rows], in [0, 1)"""
+
+    @property
+    def top_count(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+        """int32 [max_rows], at most max_top"""
+
+    @property
+    def token(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None,))]:
+        """int32 [max_rows], written by sample"""
+
+    @property
+    def normalizer(self) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]:
+        """float32 [max_rows], log of the sum of e^logit, by logprobs"""
+
+    @property
+    def top_tokens(self) -> Annotated[NDArray[numpy.int32], dict(shape=(None, None))]:
+        """int32 [max_rows, max_top], most likely first, by logprobs"""
+
+    @property
+    def top_logprobs(self) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]:
+        """float32 [max_rows, max_top], by logprobs"""
+
+def logprobs(runtime: Runtime, rows: int, logits: Matrix, sampler: Sampler) -> None:
+    """
+    The normalizer of every row of raw logits, and its top_count most likely tokens.
+    """
+
+def sample(runtime: Runtime, rows: int, logits: Matrix, sampler: Sampler) -> None:
+    """
+    One token per row: temperature, then min_p, top_k, top_p, then `uniform` in the cumulative distribution by token id.
+    """
