@@ -4,8 +4,14 @@
 #include <string>
 #include <vector>
 
+#include "manylora/activation.h"
+#include "manylora/attention.h"
+#include "manylora/embedding.h"
 #include "manylora/linear.h"
 #include "manylora/lora.h"
+#include "manylora/norm.h"
+#include "manylora/rotary.h"
+#include "manylora/sampling.h"
 
 namespace manylora {
 
@@ -15,6 +21,12 @@ enum class Capability { scalar, avx2, avx512bf16 };
 struct Kernels {
   LinearKernels linear;
   LoraKernels lora;
+  AttentionKernels attention;
+  RotaryKernels rotary;
+  NormKernels norm;
+  ActivationKernels activation;
+  EmbeddingKernels embedding;
+  SamplingKernels sampling;
 };
 
 // The table of a capability that `available_capabilities` lists.

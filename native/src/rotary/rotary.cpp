@@ -1,0 +1,75 @@
+#include "manylora/rotary.h"
+
+#include <cstring>
+
+#include "../for_rows.h"
+#include "manylora/runtime.h"
+#include "manylora/shape.h"
+
+namespace manylora {
+namespace {
+
+// K of one token into its block: dimension pairs, 16 tokens apart.
+void store_key(const bf16* key, int64_t head_dim, int64_t token, bf16* block) {
+  for (int64_t pair = 0; pair < head_dim / 2; ++pair) {
+    std::memcpy(block + (pair * kBlockTokens + token) * 2, key + pair * 2, 2 * sizeof(bf16));
+  }
+}
+
+// V of one token into its block: every second element of the token pair. The neighbour's elements are another thread's.
+void store_value(const bf16* value, int64_t head_dim, int64_t token, bf16* block) {
+  bf16* pair = block + token / 2 * head_dim * 2 + token % 2;
+  for (int64_t i = 0; i < head_dim; ++i) pair[i * 2] = value[i];
+}
+
+struct Rotation {
+  const RotaryKernels& kernels;
+  const Batch& batch;
+  const Matrix &qkv, &cosine, &sine;
+  const KvCache& kv;
+  int64_t layer;
+  Matrix& q;
+  int64_t heads;
+  const HeadNorm& norm;
+
+  void operator()(int64_t row) const {
+    const int64_t head_dim = kv.head_dim();
+    const int64_t position = batch.positions()[row];
+    const float* x = qkv.floats() + row * qkv.stride();
+    RotaryHead head{x, norm.query ? norm.query->floats() : nullptr, norm.eps, cosine.floats() + position * cosine.stride(),
+                    sine.floats() + position * sine.stride(), head_dim};
+    bf16* y = q.bf16s() + row * q.stride();
+    for (int64_t i = 0; i < heads; ++i, head.x += head_dim) kernels.rotate(head, y + i * head_dim);
+
+    const int64_t block = batch.blocks_of(batch.sequence_of(row))[position / kBlockTokens];
+    const int64_t token = position % kBlockTokens;
+    bf16* page = kv.layer(layer) + block * kv.block_elements();
+    const float* value = x + (heads + kv.kv_heads()) * head_dim;
+    head.norm = norm.key ? norm.key->floats() : nullptr;
+    alignas(64) bf16 rounded[kMaxHeadDim];
+    for (int64_t i = 0; i < kv.kv_heads(); ++i, head.x += head_dim, value += head_dim, page += kv.head_elements()) {
+      kernels.rotate(head, rounded);
+      store_key(rounded, head_dim, token, page);
+      kernels.round(value, head_dim, rounded);
+      store_value(rounded, head_dim, token, page + kBlockTokens * head_dim);
+    }
+  }
+};
+
+}  // namespace
+
+void rotary(Runtime& runtime, const Batch& batch, const Matrix& qkv, const Matrix& cosine, const Matrix& sine, const KvCache& kv,
+            int64_t layer, Matrix& q, int64_t heads, const HeadNorm& norm) {
+  check(heads >= 1, "heads must be at least 1");
+  kv.check_use(batch, layer);
+  check_matrix(qkv, "qkv", Dtype::float32, batch.rows(), (heads + 2 * kv.kv_heads()) * kv.head_dim());
+  check_matrix(cosine, "cosine", Dtype::float32, batch.last_position() + 1, kv.head_dim() / 2);
+  check_matrix(sine, "sine", Dtype::float32, batch.last_position() + 1, kv.head_dim() / 2);
+  check_matrix(q, "q", Dtype::bfloat16, batch.rows(), heads * kv.head_dim());
+  if (norm.query) check_matrix(*norm.query, "q_norm", Dtype::float32, 1, kv.head_dim());
+  if (norm.key) check_matrix(*norm.key, "k_norm", Dtype::float32, 1, kv.head_dim());
+  const Rotation rotate_row{runtime.kernels().rotary, batch, qkv, cosine, sine, kv, layer, q, heads, norm};
+  for_rows(runtime.workers(), batch.rows(), 4 * qkv.columns(), rotate_row);
+}
+
+}  // namespace manylora
