@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from manylora.server.config import ServerConfig
+
 from .live import REPLY, Live, fixed_reply, serve
 
 

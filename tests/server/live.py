@@ -19,11 +19,14 @@ from manylora.server.base_model import BaseModel
 from manylora.server.config import ServerConfig
 from manylora.server.service import Service
 from manylora.types.request import Request
+
 from .scripted_engine import ScriptedEngine
 from .tiny_tokenizers import END, byte_level
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 REPLY = " The quick brown fox: naïve 🙂 ok."
@@ -106,7 +109,7 @@ def serve(root: Path, config: ServerConfig) -> Iterator[Live]:
         server.capture_signals = contextless  # type: ignore[method-assign]
         box.update(service=service, engine=engine, loop=asyncio.get_running_loop(), server=server)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
             await asyncio.sleep(0.001)
         started.set()
         await serving

@@ -123,9 +123,7 @@ class Outermost:
             self._service.metrics.failed.labels(str(status)).inc()
         if self._service.config.access_log:
             took = round((time.perf_counter() - started) * 1e3, 2)
-            log.info(
-                "access", method=scope["method"], path=scope["path"], status=status, ms=took, request_id=request_id.decode()
-            )
+            log.info("access", method=scope["method"], path=scope["path"], status=status, ms=took, request_id=request_id.decode())
 
 
 def _request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

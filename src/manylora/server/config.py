@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from manylora.errors import ConfigError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class ServerConfig:
     """How long a stop waits for answers under way."""
     access_log: bool = False
     log_level: str = "info"
-    log_json: bool = field(default=False)
+    log_json: bool = False
     """One JSON object per line in place of text."""
 
     def __post_init__(self) -> None:
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(f"log level {self.log_level!r} is none of {', '.join(LOG_LEVELS)}")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is not between 0 and 65535")
         if self.allow_runtime_adapters and not self.adapter_roots:

@@ -43,7 +43,7 @@ class Lease:
 
 
 def check_name(name: str, param: str) -> str:
-    """`name` if it can name an adapter: 1 to 128 printable characters, no space at either end, no '/' and no '@' (kept for versions).
+    """`name` if it can name an adapter: 1 to 128 printable characters, no space at its ends, no '/', no '@' (kept for versions).
 
     Raises RequestError."""
     if not name or len(name) > MAX_NAME:

@@ -107,7 +107,12 @@ Prompt = Annotated[
                 _TEXT,
                 {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_PROMPTS},
                 {"type": "array", "items": _TOKEN, "minItems": 1},
-                {"type": "array", "items": {"type": "array", "items": _TOKEN, "minItems": 1}, "minItems": 1, "maxItems": MAX_PROMPTS},
+                {
+                    "type": "array",
+                    "items": {"type": "array", "items": _TOKEN, "minItems": 1},
+                    "minItems": 1,
+                    "maxItems": MAX_PROMPTS,
+                },
             ],
         }
     ),
@@ -116,7 +121,11 @@ Stop = Annotated[
     tuple[str, ...],
     PlainValidator(parse_stop),
     WithJsonSchema(
-        {"title": "Stop", "anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}, {"type": "null"}], "default": None}
+        {
+            "title": "Stop",
+            "anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}, {"type": "null"}],
+            "default": None,
+        }
     ),
 ]
 LogitBias = Annotated[

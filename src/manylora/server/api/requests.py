@@ -56,7 +56,9 @@ class SamplingBody(Body):
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="Answers per prompt; 1 by default.")
     max_tokens: Annotated[int, Field(ge=0)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="No stop token or stop string before so many tokens.")
+    min_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="No stop token or stop string before so many tokens."
+    )
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0 is greedy; 1 by default.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="Candidates at most; 0 or -1 keeps all.")
@@ -226,7 +228,9 @@ class ChatCompletionRequest(SamplingBody):
         if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
             raise fault("max_completion_tokens", "max_tokens and max_completion_tokens differ; give one of them")
         if self.max_completion_tokens is not None and (self.min_tokens or 0) > self.max_completion_tokens:
-            raise fault("min_tokens", f"min_tokens {self.min_tokens} is more than max_completion_tokens {self.max_completion_tokens}")
+            raise fault(
+                "min_tokens", f"min_tokens {self.min_tokens} is more than max_completion_tokens {self.max_completion_tokens}"
+            )
         if self.top_logprobs and not self.logprobs:
             raise fault("top_logprobs", "top_logprobs needs logprobs: true")
         if self.continue_final_message and self.add_generation_prompt:

@@ -28,7 +28,7 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """The text that became certain with this token; often that of the token itself, sometimes empty."""
         piece = self._tokens[token]
-        if piece.special and self._skip_special:
+        if (piece.special and self._skip_special) or not piece.data:
             return ""
         if piece.raw:
             self._run += piece.data

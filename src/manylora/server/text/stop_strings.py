@@ -42,7 +42,7 @@ class StopMatcher:
 
 
 class _Automaton:
-    """`state` is the length of the longest beginning of `word` that the text so far ends with (a whole match counts as its border)."""
+    """`state`: length of the longest beginning of `word` that the text so far ends with; after a whole match, of its border."""
 
     __slots__ = ("_border", "state", "word")
 

@@ -164,5 +164,3 @@ class _Scores:
             "tokens": self._names,
             "top_logprobs": self._top,
         }
-
-
