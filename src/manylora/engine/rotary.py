@@ -33,8 +33,8 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> ND
 
 
 def rope_tables(shape: ModelShape, positions: Sequence[int] | NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(cos, sin), each float32 [positions, head_dim/2], for absolute `positions`. Angles are float32 products, as in transformers,
-    so that long contexts turn by the same rounded angles the model was trained with."""
+    """(cos, sin), each float32 [positions, head_dim/2], for absolute `positions`. Angles are float32 products, as in
+    transformers, so that long contexts turn by the same rounded angles the model was trained with."""
     frequencies = inverse_frequencies(shape.head_dim, shape.rope_theta, shape.rope_scaling)
     angles = np.asarray(positions, dtype=np.float32)[:, None] * frequencies[None, :]
     return np.cos(angles), np.sin(angles)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer
 
 from manylora.errors import ModelError
 
@@ -33,7 +33,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """tokenizer.json with what tokenizer_config.json changes about it: extra added tokens, the first and last token."""
+    """tokenizer.json, plus the tokens that only tokenizer_config.json lists. As in transformers 5, tokenizer.json alone decides
+    whether text gets a first or last token; `add_bos_token` is of the time before that file."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(f"{folder}: no tokenizer.json: save the tokenizer with transformers (it writes one) and copy it here")
@@ -43,13 +44,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise ModelError(f"{path}: cannot be read as a tokenizer ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    config = read_json(folder / "tokenizer_config.json")
-    _add_listed_tokens(tokenizer, config)
-    if "add_bos_token" in config or "add_eos_token" in config:
-        tokens = read_special_tokens(folder)
-        first = tokens.get("bos_token") if config.get("add_bos_token") else None
-        last = tokens.get("eos_token") if config.get("add_eos_token") else None
-        tokenizer.post_processor = _surround(tokenizer, first, last)
+    _add_listed_tokens(tokenizer, read_json(folder / "tokenizer_config.json"))
+    _mark_special(tokenizer, read_special_tokens(folder).values())
     return tokenizer
 
 
@@ -63,13 +59,11 @@ def _add_listed_tokens(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
         (tokenizer.add_special_tokens if flags["special"] else tokenizer.add_tokens)([token])
 
 
-def _surround(tokenizer: Tokenizer, first: str | None, last: str | None) -> processors.PostProcessor:
-    before = f"{first}:0 " if first else ""
-    after = f" {last}:0" if last else ""
-    special = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys((first, last)) if token]
-    single = f"{before}$A:0{after}"
-    pair = f"{single}{' ' + first + ':1' if first else ''} $B:1{' ' + last + ':1' if last else ''}"
-    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
+def _mark_special(tokenizer: Tokenizer, tokens: Iterable[str]) -> None:
+    """Named special tokens are matched whole and never printed, even if tokenizer.json has them as plain vocabulary."""
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    plain = [token for token in dict.fromkeys(tokens) if token not in special and tokenizer.token_to_id(token) is not None]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in plain])
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:

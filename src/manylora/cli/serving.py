@@ -1,0 +1,77 @@
+"""What `manylora serve` does once its options are read: a progress bar while loading, then one line with the URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from manylora.engine.checkpoint import open_checkpoint
+from manylora.engine.client import NativeEngine
+from manylora.engine.config import EngineConfig
+from manylora.server.base_model import BaseModel
+from manylora.server.config import ServerConfig
+from manylora.server.logs import configure_logs
+from manylora.server.process import check_adapters, listen, run
+from manylora.server.service import Service
+
+
+class LoadingBar:
+    """One bar per stage of loading, on stderr, gone when the server is ready; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._stages: dict[str, TaskID] = {}
+
+    def start(self) -> None:
+        """Begins to draw."""
+        self._progress.start()
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` units of a stage are complete."""
+        task = self._stages.get(stage)
+        if task is None:
+            task = self._stages[stage] = self._progress.add_task(f"loading {stage}", total=total)
+        self._progress.update(task, completed=done, total=total)
+
+    def stop(self) -> None:
+        """Ends the drawing."""
+        self._progress.stop()
+
+
+async def run_server(engine_config: EngineConfig, config: ServerConfig, adapters: list[tuple[str, Path]]) -> None:
+    """Serves until a signal. Raises ManyloraError if the start fails."""
+    configure_logs(config.log_level, json=config.log_json)
+    with listen(config) as listener:
+        checkpoint = open_checkpoint(engine_config.model)
+        base = BaseModel.create(
+            engine_config.model,
+            checkpoint.tokenizer(),
+            eos_token_ids=checkpoint.eos_token_ids,
+            vocab=checkpoint.shape.vocab,
+            special_tokens=checkpoint.special_tokens,
+            chat_template=checkpoint.chat_template,
+        )
+        bar = LoadingBar()
+        service = Service.create(config, NativeEngine(engine_config, bar.update), base)
+        check_adapters(adapters, service.registry.base_names)
+        host, port = listener.getsockname()[:2]
+
+        def ready() -> None:
+            bar.stop()
+            names = ", ".join(service.registry.base_names)
+            typer.echo(f"manylora serves {names} with {len(adapters)} adapters on http://{_in_url(host)}:{port}")
+
+        bar.start()
+        try:
+            await run(service, adapters, listener, on_progress=bar.update, on_ready=ready)
+        finally:
+            bar.stop()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

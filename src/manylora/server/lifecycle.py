@@ -1,0 +1,122 @@
+"""Loading and unloading adapters while serving: files are checked to lie below the allowed roots, names move atomically,
+and a version's memory is freed only when no name stands for it, no request uses it and no load is about to name it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from manylora.errors import AdapterNotFound, ManyloraError, RequestError
+from manylora.server.chat_template import read_adapter_template
+from manylora.server.registry import NamedAdapter, Registry, check_name
+from manylora.types.engine import Engine
+
+log = structlog.get_logger("manylora.server")
+
+
+class AdapterLifecycle:
+    """Changes what the registry's names stand for, and what the engine holds, together."""
+
+    def __init__(self, engine: Engine, registry: Registry, roots: tuple[Path, ...] = ()) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._roots = tuple(root.resolve() for root in roots)
+        self._loads = 0
+        self._changed = asyncio.Condition()
+        self._frees: set[asyncio.Task[None]] = set()
+
+    def below_roots(self, path: str) -> Path:
+        """The real path of an adapter folder that a client named, symbolic links followed. Raises RequestError."""
+        if "\0" in path:
+            raise RequestError("lora_path contains a null character", "lora_path")
+        for root in self._roots:
+            try:
+                real = (root / path).resolve()
+            except (OSError, RuntimeError) as error:
+                raise RequestError(f"lora_path {path!r} cannot be resolved: {error}", "lora_path") from error
+            if real != root and real.is_relative_to(root):
+                if not real.is_dir():
+                    raise RequestError(f"lora_path {path!r} is not a folder", "lora_path")
+                return real
+        raise RequestError(f"lora_path {path!r} is not below an allowed adapter root (--adapter-root)", "lora_path")
+
+    async def load(self, name: str, path: Path, *, replace: bool = False) -> NamedAdapter:
+        """Loads the folder and makes `name` stand for it. Raises RequestError, AdapterRejected, AdapterConflict; then
+        nothing has changed. With `replace` the name may exist; requests under way keep the version they started with."""
+        check_name(name, "lora_name")
+        if name in self._registry.base_names:
+            raise RequestError(f"{name!r} is a name of the base model", "lora_name")
+        before = self._registry.get(name)
+        if before is not None and not replace:
+            raise RequestError(
+                f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, "
+                "set 'load_inplace' to True.",
+                "lora_name",
+            )
+        expected = None if before is None else before.version.hash
+        async with self._loading():
+            template = await asyncio.to_thread(read_adapter_template, path)
+            version = await self._engine.load_adapter(path)
+            entry = NamedAdapter(version, path, template)
+            try:
+                self._registry.move(name, expected, entry)
+            except ManyloraError:
+                self._free_later(version.hash)
+                raise
+        log.info("adapter loaded", name=name, version=version.short, ranks=list(version.ranks), bytes=version.bytes)
+        for warning in version.warnings:
+            log.warning("adapter warning", name=name, version=version.short, warning=warning)
+        if expected is not None and expected != version.hash:
+            self._free_later(expected)
+        return entry
+
+    def unload(self, name: str) -> None:
+        """Removes the name at once; its memory is freed when the last request that uses it has ended. Raises AdapterNotFound."""
+        entry = self._registry.get(name)
+        if entry is None:
+            raise AdapterNotFound(f"The lora adapter '{name}' cannot be found.")
+        self._registry.move(name, entry.version.hash, None)
+        log.info("adapter removed", name=name, version=entry.version.short)
+        self._free_later(entry.version.hash)
+
+    async def close(self) -> None:
+        """Gives up waiting to free what is still in use."""
+        for task in list(self._frees):
+            task.cancel()
+        await asyncio.gather(*self._frees, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _loading(self) -> AsyncIterator[None]:
+        async with self._changed:
+            self._loads += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._loads -= 1
+                self._changed.notify_all()
+
+    def _free_later(self, version: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._free(version))
+        self._frees.add(task)
+        task.add_done_callback(self._frees.discard)
+
+    async def _free(self, version: str) -> None:
+        """A load under way may be about to name this very version, so frees wait for loads, and loads for a free."""
+        await self._registry.idle(version)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._loads == 0)
+            if self._registry.refers_to(version):
+                return
+            try:
+                freed = await self._engine.unload_adapter(version)
+            except AdapterNotFound:
+                return
+            except ManyloraError as error:
+                log.error("adapter not freed", version=version[:12], reason=str(error))
+                return
+        log.info("adapter freed", version=version[:12], bytes=freed)

@@ -1,0 +1,276 @@
+"""Whatever is sent, the answer is an OpenAI error object that names the parameter, and never a 5xx."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from manylora.errors import (
+    AdapterConflict,
+    AdapterRejected,
+    AdapterUnavailable,
+    ConfigError,
+    EngineDied,
+    Overloaded,
+    RequestAborted,
+    RequestError,
+)
+
+from .live import Live
+
+COMPLETION: dict[str, Any] = {"model": "tiny", "prompt": "x"}
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert "\n" not in body["error"]["message"]
+    return dict(body["error"])
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [""]}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": [1, "x"]}, "prompt"),
+        ({"prompt": ["x", 1]}, "prompt"),
+        ({"prompt": [[1], "x"]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [10**6]}, "prompt"),
+        ({"prompt": [10**12]}, "prompt"),
+        ({"prompt": ["x"] * 65}, "n"),
+        ({"n": 65}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"n": "1"}, "n"),
+        ({"n": True}, "n"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": 10**30}, "prompt"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": [1]}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"1": "1"}}, "logit_bias"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"seed": 1 << 63}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": "a" * 257}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"stop_token_ids": [999999]}, "stop_token_ids"),
+        ({"stop_token_ids": "x"}, "stop_token_ids"),
+        ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"surprise": 1}}, "stream_options.surprise"),
+        ({"best_of": 2}, "best_of"),
+        ({"suffix": "end"}, "suffix"),
+        ({"echo": 1}, "echo"),
+        ({"user": 5}, "user"),
+        ({"model": None}, "model"),
+        ({"model": 5}, "model"),
+        ({"surprise": 1}, "surprise"),
+        ({"guided_json": {}}, "guided_json"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_completion_parameter_is_named(live: Live, change: dict[str, Any], param: str) -> None:
+    """A parameter that is out of range, of the wrong type, unknown or unsupported is a 400 that names it."""
+    error = error_of(live.post("/v1/completions", COMPLETION | change), 400)
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    assert not live.engine.seen
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "x"}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        ({"messages": [{"role": "user", "content": "x", "mood": "good"}]}, "messages.0.mood"),
+        ({"messages": [{"role": "user", "content": "x"}, 5]}, "messages.1"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"functions": [{}]}, "functions"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"audio": {}}, "audio"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": 2}, "logprobs"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"chat_template": "{{ 1 }}"}, "chat_template"),
+        ({"echo": True}, "echo"),
+        ({"surprise": None}, "surprise"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_chat_parameter_is_named(live: Live, change: dict[str, Any], param: str) -> None:
+    """The same for chat, messages included."""
+    error = error_of(live.post("/v1/chat/completions", CHAT | change), 400)
+    assert error["param"] == param
+    assert not live.engine.seen
+
+
+def test_neutral_values_of_unsupported_fields_pass(live: Live) -> None:
+    """Clients that write out defaults are served: fields that ask for nothing are no fault."""
+    neutral = {
+        "tools": None,
+        "tool_choice": "none",
+        "response_format": {"type": "text"},
+        "functions": [],
+        "store": False,
+        "modalities": ["text"],
+        "temperature": None,
+        "stop": None,
+        "logit_bias": None,
+        "n": None,
+    }
+    message = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "audio": None, "annotations": []}
+    body = CHAT | neutral | {"messages": [message, {"role": "user", "content": "y"}]}
+    assert live.post("/v1/chat/completions", body).status_code == 200
+    assert live.post("/v1/completions", COMPLETION | {"best_of": 1, "suffix": None}).status_code == 200
+    assert live.post("/v1/completions", COMPLETION | {"best_of": 2, "n": 2}).status_code == 200
+
+
+def test_too_long_prompts_name_both_numbers(live: Live) -> None:
+    """A prompt that does not fit says how long it is and how much fits; so does one that leaves no room for max_tokens."""
+    error = error_of(live.post("/v1/completions", COMPLETION | {"prompt": [5] * 300}), 400)
+    assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+    assert "300" in error["message"]
+    assert "256" in error["message"]
+    error = error_of(live.post("/v1/completions", COMPLETION | {"prompt": [5] * 200, "max_tokens": 57}), 400)
+    assert all(number in error["message"] for number in ("200", "57", "256"))
+    assert live.post("/v1/completions", COMPLETION | {"prompt": [5] * 200, "max_tokens": 56}).status_code == 200
+    assert live.post("/v1/completions", COMPLETION | {"prompt": [5] * 250}).status_code == 200
+
+
+def send(live: Live, content: bytes, kind: str = "application/json", path: str = "/v1/completions") -> httpx.Response:
+    with live.client() as client:
+        return client.post(path, content=content, headers={"Content-Type": kind})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"model": "tiny", "prompt": "x", "temperature": NaN}',
+        b'{"model": "tiny", "prompt": "x", "temperature": Infinity}',
+        b'{"model": "tiny", "prompt": "x", "temperature": 1e999}',
+        b'{"model": "tiny", "prompt": "\\ud800"}',
+        b'{"model": "tiny", "prompt": "x", "n": ' + b"1" * 5000 + b"}",
+        b"[]",
+        b"5",
+        b"null",
+        b'"x"',
+    ],
+    ids=lambda content: content[:30].decode(errors="replace") + f" ({len(content)})",
+)
+def test_bodies_that_are_no_json_object(live: Live, content: bytes) -> None:
+    """Malformed JSON, numbers JSON does not have, broken UTF-8, deep nesting and anything but an object are 400s."""
+    error_of(send(live, content), 400)
+
+
+def test_content_type_must_be_json(live: Live) -> None:
+    """A form post is told which content type is needed."""
+    assert "application/json" in error_of(send(live, json.dumps(COMPLETION).encode(), "text/plain"), 415)["message"]
+    assert send(live, json.dumps(COMPLETION).encode(), "application/json; charset=utf-8").status_code == 200
+
+
+def test_bodies_have_a_size_limit(live: Live) -> None:
+    """A body over the limit is refused, declared or chunked, before it is read whole."""
+    error_of(send(live, b" " * 200_001), 413)
+    with live.client() as client:
+        chunks = (b" " * 1000 for _ in range(300))
+        response = client.post("/v1/completions", content=chunks, headers={"Content-Type": "application/json"})
+        error_of(response, 413)
+
+
+def test_routes_and_methods_that_do_not_exist(live: Live) -> None:
+    """Also 404 and 405 are error objects."""
+    with live.client() as client:
+        assert error_of(client.get("/v2/anything"), 404)["code"] == "not_found"
+        assert error_of(client.delete("/v1/completions"), 405)["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (RequestError("no", "prompt"), 400, None),
+        (AdapterUnavailable("no"), 503, "adapter_unavailable"),
+        (Overloaded("no"), 429, "overloaded"),
+        (EngineDied("no"), 503, "engine_died"),
+        (RequestAborted("no"), 503, "request_aborted"),
+        (AdapterRejected("no"), 400, "adapter_rejected"),
+        (AdapterConflict("no"), 409, "adapter_conflict"),
+        (ConfigError("no"), 500, "internal_error"),
+        (ZeroDivisionError("secret"), 500, "internal_error"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_engine_errors(live: Live, fault: Exception, status: int, code: str | None, stream: bool) -> None:
+    """Each exception has its status, streamed or not; those worth another try say when; the unforeseen shows no insides."""
+    live.engine.fault = fault
+    response = live.post("/v1/completions", COMPLETION | {"stream": stream})
+    error = error_of(response, status)
+    assert error["code"] == code
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+    assert "secret" not in response.text
+
+
+def test_no_content_is_echoed_in_logs(live: Live, capfd: pytest.CaptureFixture[str]) -> None:
+    """Prompts stay out of the logs, at every level."""
+    assert live.post("/v1/completions", COMPLETION | {"prompt": "TOP SECRET"}).status_code == 200
+    live.post("/v1/completions", COMPLETION | {"prompt": "TOP SECRET", "surprise": 1})
+    captured = capfd.readouterr()
+    assert "SECRET" not in captured.out + captured.err
+
+
+def test_request_ids(live: Live) -> None:
+    """A client's plain X-Request-Id comes back; anything else gets a new one."""
+    with live.client() as client:
+        assert client.get("/health", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
+        assert client.get("/health", headers={"X-Request-Id": "a b"}).headers["x-request-id"] != "a b"
