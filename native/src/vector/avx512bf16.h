@@ -1,6 +1,10 @@
 // The vectors of the avx512bf16 capability: 16 floats, masks in registers, products of bf16 pairs by vdpbf16ps.
 #pragma once
 
+// gcc bug 105593: intrinsics with an undefined operand look uninitialized once inlined. In effect to the end of the file that includes
+// this one, because that is where the inlining is seen.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 #include <immintrin.h>
 
 #include <cstdint>
