@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from tiny_models import FAMILIES, save_tiny
+from tiny_models import FAMILIES, SIZES, save_tiny
 from tiny_tokenizers import TEMPLATE, save_tokenizer
 from transformers import AutoTokenizer
 
 from manylora.engine.checkpoint import Checkpoint, open_checkpoint
+from manylora.engine.checkpoint.config import read_config
 from manylora.errors import ModelError
 
 
@@ -80,6 +84,35 @@ def test_configs_of_older_transformers_are_read(tmp_path: Path) -> None:
 def edit_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_what_a_config_leaves_out_is_what_transformers_assumes(family: str) -> None:
+    """Old configs are short: key/value heads, head size, context, window and rotary base have defaults that differ by family."""
+    config_class = FAMILIES[family][0]
+    short = {
+        "model_type": family,
+        "vocab_size": 100,
+        "hidden_size": 4096,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 32,
+    }
+    assert read_config(short, "test") == read_config(config_class(**short).to_dict(), "test")
+
+
+_JUNK = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
+
+
+@given(key=st.sampled_from(sorted(FAMILIES["llama"][0]().to_dict())), value=_JUNK | st.dictionaries(st.text(max_size=5), _JUNK))
+@settings(max_examples=300, deadline=None)
+def test_junk_in_a_config_is_refused_or_means_nothing(key: str, value: Any) -> None:
+    """Any value under any key gives a shape or one ModelError; never another exception."""
+    with contextlib.suppress(ModelError):
+        assert read_config({**_CONFIG, key: value}, "test").head_dim > 0
+
+
+_CONFIG = FAMILIES["llama"][0](**SIZES).to_dict()
 
 
 @pytest.mark.parametrize(

@@ -20,19 +20,30 @@ _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layer
 # What transformers assumes when a config leaves the key out.
 _KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 _MAX_POSITION = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
+_MAX_SIZE, _MAX_LAYERS = 1 << 24, 1024
+"""Beyond these no such model exists, and a damaged config would make us count tensors until memory ends."""
 _WINDOW = {"mistral": 4096, "qwen2": 4096, "qwen3": 4096}
 
 
 def read_config(config: Mapping[str, Any], source: str) -> ModelShape:
     """The shape that a config.json describes. Raises ModelError, naming the key, for anything that is not supported."""
+    try:
+        return _read_shape(config, source)
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ModelError(f"{source}: config.json holds a value of the wrong type ({error})") from error
+
+
+def _read_shape(config: Mapping[str, Any], source: str) -> ModelShape:
     family = str(config.get("model_type"))
     _refuse_unsupported(config, family, source)
     size = {key: _positive(config, key, source) for key in _REQUIRED}
     heads = size["num_attention_heads"]
-    head_dim = config.get("head_dim") or (128 if family == "qwen3" else size["hidden_size"] // heads)
-    kv_heads = config.get("num_key_value_heads") or _KV_HEADS.get(family, heads)
-    if heads % kv_heads:
-        raise ModelError(f"{source}: {heads} query heads cannot be shared by {kv_heads} key/value heads")
+    implied = {"head_dim": 128 if family == "qwen3" else size["hidden_size"] // heads}
+    implied["num_key_value_heads"] = _KV_HEADS.get(family, heads)
+    given = {key: config[key] for key in implied if config.get(key) is not None}
+    head_dim, kv_heads = (_positive({**implied, **given}, key, source) for key in implied)
+    if heads % kv_heads or head_dim % 2:
+        raise ModelError(f"{source}: {heads} heads of {head_dim} elements cannot be served with {kv_heads} key/value heads")
     attention_bias = bool(config.get("attention_bias", False)) and family in ("llama", "qwen3")
     theta, scaling = read_rope(config, source)
     return ModelShape(
@@ -42,9 +53,9 @@ def read_config(config: Mapping[str, Any], source: str) -> ModelShape:
         intermediate=size["intermediate_size"],
         layers=size["num_hidden_layers"],
         heads=heads,
-        kv_heads=int(kv_heads),
-        head_dim=int(head_dim),
-        max_position=_max_position(config, family),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        max_position=_max_position(config, family, source),
         rms_eps=float(config.get("rms_norm_eps", 1e-6)),
         rope_theta=theta,
         rope_scaling=scaling,
@@ -73,17 +84,20 @@ def _refuse_unsupported(config: Mapping[str, Any], family: str, source: str) -> 
 
 def _positive(config: Mapping[str, Any], key: str, source: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ModelError(f"{source}: config.json must give {key} as a positive integer, not {value!r}")
+    limit = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_SIZE
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
+        raise ModelError(f"{source}: config.json must give {key} as an integer from 1 to {limit}, not {str(value)[:40]!r}")
     return value
 
 
-def _max_position(config: Mapping[str, Any], family: str) -> int:
+def _max_position(config: Mapping[str, Any], family: str, source: str) -> int:
     """Full attention equals sliding-window attention up to the window, so a windowed model serves that many positions."""
-    positions = int(config.get("max_position_embeddings") or _MAX_POSITION[family])
+    default = {"max_position_embeddings": _MAX_POSITION[family]}
+    given = {key: config[key] for key in default if config.get(key) is not None}
+    positions = _positive({**default, **given}, "max_position_embeddings", source)
     windowed = family == "mistral" or (family in ("qwen2", "qwen3") and bool(config.get("use_sliding_window", False)))
     window = config.get("sliding_window", _WINDOW[family]) if windowed else None
-    return positions if window is None else min(positions, int(window))
+    return positions if window is None else min(positions, _positive({"sliding_window": window}, "sliding_window", source))
 
 
 def read_rope(config: Mapping[str, Any], source: str) -> tuple[float, RopeScaling]:

@@ -59,7 +59,10 @@ class GgufCheckpoint:
             supported = ", ".join(_ARCHITECTURES)
             raise ModelError(f"{path}: GGUF architecture {self._architecture!r} is not supported (supported: {supported})")
         self._tensors = {_hugging_face_name(tensor.name, self.source): tensor for tensor in self._reader.tensors}
-        self.shape = self._read_shape()
+        try:
+            self.shape = self._read_shape()
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise ModelError(f"{path}: metadata holds a value that such a model cannot have ({error})") from error
         found = {name: _dimensions(tensor) for name, tensor in self._tensors.items()}
         check_tensors(self.source, found, self.shape, ignored=[_ROPE_FACTORS])
         self._names = tuple(expected_tensors(self.shape))

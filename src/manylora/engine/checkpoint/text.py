@@ -44,7 +44,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise ModelError(f"{path}: cannot be read as a tokenizer ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    _add_listed_tokens(tokenizer, read_json(folder / "tokenizer_config.json"))
+    try:
+        _add_listed_tokens(tokenizer, read_json(folder / "tokenizer_config.json"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder}/tokenizer_config.json: added_tokens_decoder is malformed ({error})") from error
     _mark_special(tokenizer, read_special_tokens(folder).values())
     return tokenizer
 
