@@ -42,6 +42,21 @@ class Heads:
         return self.kv_heads * self.group
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the kernels made of the sequences, each a list by sequence; bfloat16 as float64 but for the outputs.
+
+    outputs [length, heads * head_dim], bits; 0xFFFF where no step computed a row. q [length, heads, head_dim] as rotated; k and v
+    [length, kv_heads, head_dim] as read back from the pages. `written`: elements of all pages that are not the NaN they were.
+    """
+
+    outputs: list[NDArray[np.uint16]]
+    q: list[NDArray[np.float64]]
+    k: list[NDArray[np.float64]]
+    v: list[NDArray[np.float64]]
+    written: int
+
+
 class Sequences:
     """Some sequences with known projections, and everything that they need to run on one capability."""
 
@@ -67,16 +82,21 @@ class Sequences:
         arena.array[:] = 0xFF
         return arena, KvCache(arena, self.layers, heads.kv_heads, heads.head_dim)
 
-    def run(self, capability: str, threads: int, steps: Sequence[Sequence[Span]]) -> list[NDArray[np.uint16]]:
-        """The outputs [length, heads * head_dim] of each sequence; rows that no step computes stay 0xFFFF."""
+    def outputs(self, capability: str, threads: int, steps: Sequence[Sequence[Span]]) -> list[NDArray[np.uint16]]:
+        return self.run(capability, threads, steps).outputs
+
+    def run(self, capability: str, threads: int, steps: Sequence[Sequence[Span]]) -> Outcome:
+        """Runs the steps over a fresh cache."""
         heads, pool = self.heads, runtime(capability, threads)
-        _, kv = self.fresh_cache()
+        arena, kv = self.fresh_cache()
         batch = Batch(self.max_rows, len(self.lengths), len(self.lengths) + 2, max(len(table) for table in self.tables))
         for slot, table in zip(self.slots, self.tables, strict=True):
             batch.block_tables[slot, : len(table)] = table
         qkv = Matrix(self.max_rows, self.qkv[0].shape[1], "float32")
         q, out = (Matrix(self.max_rows, heads.heads * heads.head_dim, "bfloat16") for _ in range(2))
-        results = [np.full((length, heads.heads * heads.head_dim), 0xFFFF, np.uint16) for length in self.lengths]
+        results, rotated = (
+            [np.full((length, heads.heads * heads.head_dim), 0xFFFF, np.uint16) for length in self.lengths] for _ in range(2)
+        )
         for step in steps:
             rows = self._fill(batch, qkv, step)
             q.array[:], out.array[:] = 0xFFFF, 0xFFFF
@@ -86,7 +106,21 @@ class Sequences:
             for index, (sequence, start, stop) in enumerate(step):
                 first = batch.sequence_starts[index]
                 results[sequence][start:stop] = out.array[first : first + stop - start]
-        return results
+                rotated[sequence][start:stop] = q.array[first : first + stop - start]
+        pages = [self._pages(arena, table, length) for table, length in zip(self.tables, self.lengths, strict=True)]
+        written = int((arena.array.view(np.uint16) != 0xFFFF).sum())
+        queries = [as_floats(bits).reshape(len(bits), heads.heads, heads.head_dim) for bits in rotated]
+        return Outcome(results, queries, [k for k, _ in pages], [v for _, v in pages], written)
+
+    def _pages(self, arena: Arena, table: NDArray[np.intp], length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """K and V of one sequence out of its blocks: [layer][kv head][K | V], K [pair][16][2], V [token pair][head_dim][2]."""
+        dim = self.heads.head_dim
+        blocks = arena.array.view(np.uint16).reshape(self.blocks, self.layers, self.heads.kv_heads, 2, BLOCK * dim)
+        own = as_floats(blocks[table, self.layer])
+        k = own[:, :, 0].reshape(len(table), -1, dim // 2, BLOCK, 2).transpose(0, 3, 1, 2, 4)
+        v = own[:, :, 1].reshape(len(table), -1, BLOCK // 2, dim, 2).transpose(0, 2, 4, 1, 3)
+        k, v = (side.reshape(len(table) * BLOCK, -1, dim)[:length] for side in (k, v))
+        return k, v
 
     def _fill(self, batch: Batch, qkv: Matrix, step: Sequence[Span]) -> int:
         rows = 0
@@ -102,23 +136,16 @@ class Sequences:
         batch.begin(rows, len(step))
         return rows
 
-    def projections(self, sequence: int) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-        """q, k (normed, rotated) and v of a sequence, [length, heads, head_dim], rounded to bfloat16."""
+    def projections(self, sequence: int) -> list[NDArray[np.float64]]:
+        """Exact q, k (normed, rotated) and v of a sequence, [length, heads, head_dim]."""
         heads, length = self.heads, self.lengths[sequence]
         x = self.qkv[sequence].reshape(length, -1, heads.head_dim)
-        sides = np.split(x, [heads.heads, heads.heads + heads.kv_heads], axis=1)
+        sides = np.split(x.astype(np.float64), [heads.heads, heads.heads + heads.kv_heads], axis=1)
         cos, sin = (side.array[:length, None, :] for side in (self.cos, self.sin))
         for i, norm in enumerate(self.norms):
             normed = sides[i] if norm is None else oracle_rows.rms_norm(sides[i], norm.array, EPS)
             sides[i] = oracle_rows.rotate(normed, cos, sin)
-        q, k, v = (side.astype(np.float32).astype(BF16).astype(np.float64) for side in sides)
-        return q, k, v
-
-    def oracle(self, sequence: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The exact outputs of a sequence, and how large the values were that went into each; [length, heads * head_dim]."""
-        q, k, v = self.projections(sequence)
-        out, magnitude = oracle_rows.attention(q, k, v, np.arange(self.lengths[sequence]))
-        return out.reshape(len(out), -1), magnitude.reshape(len(out), -1)
+        return sides
 
 
 def as_floats(bits: NDArray[np.uint16]) -> NDArray[np.float64]:

@@ -25,14 +25,19 @@ Vector vector_at(const AttentionTile& tile, int64_t index) {
           tile.first_position + row};
 }
 
-float key(const AttentionTile& tile, const Vector& vector, int64_t token, int64_t i) {
-  const bf16* block = vector.kv + tile.blocks[token / kBlockTokens] * tile.block_elements;
-  return to_float(block[(i / 2 * kBlockTokens + token % kBlockTokens) * 2 + i % 2]);
+// K of the vector's head in the block that holds `token`; V follows.
+const bf16* block_of(const AttentionTile& tile, const Vector& vector, int64_t token) {
+  return vector.kv + tile.blocks[token / kBlockTokens] * tile.block_elements;
 }
 
-float value(const AttentionTile& tile, const Vector& vector, int64_t token, int64_t i) {
-  const bf16* block = vector.kv + tile.blocks[token / kBlockTokens] * tile.block_elements + kBlockTokens * tile.head_dim;
-  return to_float(block[(token % kBlockTokens / 2 * tile.head_dim + i) * 2 + token % 2]);
+float score(const AttentionTile& tile, const Vector& vector, int64_t token) {
+  const bf16* key = block_of(tile, vector, token) + token % kBlockTokens * 2;
+  float sum = 0.0f;
+  for (int64_t i = 0; i < tile.head_dim; i += 2, key += kBlockTokens * 2) {
+    sum += to_float(vector.q[i]) * to_float(key[0]);
+    sum += to_float(vector.q[i + 1]) * to_float(key[1]);
+  }
+  return sum * tile.scale;
 }
 
 void attend_group(const AttentionTile& tile, const Vector& vector, int64_t start, float& maximum, float& sum, float* output) {
@@ -40,21 +45,20 @@ void attend_group(const AttentionTile& tile, const Vector& vector, int64_t start
   float weights[kGroupTokens];
   float highest = maximum;
   for (int64_t t = 0; t < visible; ++t) {
-    float score = 0.0f;
-    for (int64_t i = 0; i < tile.head_dim; ++i) score += to_float(vector.q[i]) * key(tile, vector, start + t, i);
-    weights[t] = score * tile.scale;
+    weights[t] = score(tile, vector, start + t);
     highest = std::max(highest, weights[t]);
   }
   const float correction = exp_scalar(maximum - highest);
   maximum = highest;
   sum *= correction;
+  for (int64_t i = 0; i < tile.head_dim; ++i) output[i] *= correction;
   for (int64_t t = 0; t < visible; ++t) {
-    weights[t] = exp_scalar(weights[t] - maximum);
-    sum += weights[t];
-  }
-  for (int64_t i = 0; i < tile.head_dim; ++i) {
-    output[i] *= correction;
-    for (int64_t t = 0; t < visible; ++t) output[i] += weights[t] * value(tile, vector, start + t, i);
+    const float weight = exp_scalar(weights[t] - maximum);
+    const int64_t token = start + t;
+    const bf16* values = block_of(tile, vector, token) + kBlockTokens * tile.head_dim;  // [token pair][head_dim][2]
+    const bf16* value = values + token % kBlockTokens / 2 * tile.head_dim * 2 + token % 2;
+    sum += weight;
+    for (int64_t i = 0; i < tile.head_dim; ++i) output[i] += weight * to_float(value[i * 2]);
   }
 }
 

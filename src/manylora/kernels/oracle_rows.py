@@ -38,9 +38,10 @@ def attention(q: Floats, k: Floats, v: Floats, positions: NDArray[np.integer]) -
     [rows, heads, head_dim].
     """
     group = q.shape[1] // k.shape[1]
-    keys, values = (np.repeat(side.astype(np.float64), group, axis=1) for side in (k, v))
-    scores = np.einsum("rhd,thd->hrt", q.astype(np.float64), keys) / np.sqrt(q.shape[2])
+    queries = q.astype(np.float64).transpose(1, 0, 2)
+    keys, values = (np.repeat(side.astype(np.float64).transpose(1, 0, 2), group, axis=0) for side in (k, v))
+    scores = queries @ keys.transpose(0, 2, 1) / np.sqrt(q.shape[2])
     scores[:, np.arange(k.shape[0])[None, :] > positions[:, None]] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("hrt,thd->rhd", weights, values), np.einsum("hrt,thd->rhd", weights, np.abs(values))
+    return (weights @ values).transpose(1, 0, 2), (weights @ np.abs(values)).transpose(1, 0, 2)
