@@ -89,6 +89,7 @@ class Sequences:
         """Runs the steps over a fresh cache."""
         heads, pool = self.heads, runtime(capability, threads)
         arena, kv = self.fresh_cache()
+        q_norm, k_norm = self.norms
         batch = Batch(self.max_rows, len(self.lengths), len(self.lengths) + 2, max(len(table) for table in self.tables))
         for slot, table in zip(self.slots, self.tables, strict=True):
             batch.block_tables[slot, : len(table)] = table
@@ -100,7 +101,7 @@ class Sequences:
         for step in steps:
             rows = self._fill(batch, qkv, step)
             q.array[:], out.array[:] = 0xFFFF, 0xFFFF
-            rotary(pool, batch, qkv, self.cos, self.sin, kv, self.layer, q, heads.heads, *self.norms, EPS)
+            rotary(pool, batch, qkv, self.cos, self.sin, kv, self.layer, q, heads.heads, q_norm, k_norm, EPS)
             attention(pool, batch, q, kv, self.layer, out)
             assert (out.array[rows:] == 0xFFFF).all(), "rows beyond the step were written"
             for index, (sequence, start, stop) in enumerate(step):
@@ -149,4 +150,5 @@ class Sequences:
 
 
 def as_floats(bits: NDArray[np.uint16]) -> NDArray[np.float64]:
-    return bits.view(BF16).astype(np.float64)
+    values: NDArray[np.float64] = bits.view(BF16).astype(np.float64)
+    return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -73,7 +75,7 @@ def test_prefill_whole_chunked_and_token_by_token_are_bit_identical(capability: 
     (reference,) = sequences.outputs(capability, 1, whole(sequences))
     assert np.isfinite(as_floats(reference)).all()
     cuts = [0, 1, 17, 64, 65, 511, 513, 520, length]
-    chunked = [[(0, start, stop)] for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+    chunked = [[(0, start, stop)] for start, stop in pairwise(cuts)]
     tokens = [[(0, position, position + 1)] for position in range(length)]
     np.testing.assert_array_equal(sequences.outputs(capability, 2, chunked)[0], reference)
     np.testing.assert_array_equal(sequences.outputs(capability, 2, tokens)[0], reference)
@@ -83,10 +85,14 @@ def test_prefill_whole_chunked_and_token_by_token_are_bit_identical(capability: 
 def schedules(draw: st.DrawFn) -> tuple[Heads, list[int], list[list[Span]], int]:
     """Sequences, and steps that together compute each of them once, in any chunks, beside any others."""
     heads = Heads(
-        draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 5, 16])), draw(st.sampled_from([16, 48, 64, 80])), draw(st.booleans())
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from([1, 2, 3, 5, 16])),
+        draw(st.sampled_from([16, 48, 64, 80])),
+        draw(st.booleans()),
     )
     lengths = draw(st.lists(st.one_of(st.integers(1, 70), st.sampled_from([300, 600])), min_size=1, max_size=5))
-    done, steps = [0] * len(lengths), []
+    done = [0] * len(lengths)
+    steps: list[list[Span]] = []
     while any(at < length for at, length in zip(done, lengths, strict=True)):
         left = [i for i, length in enumerate(lengths) if done[i] < length]
         chosen = draw(st.permutations(left))[: draw(st.integers(1, len(left)))]
@@ -170,7 +176,8 @@ def test_rotary_fills_q_and_the_pages(capability: str, norm: bool, head_dim: int
             size = np.hypot(*np.split(np.abs(exact), 2, axis=-1))  # a rotated pair's errors are relative to its length
             slack = np.concatenate([size, size], axis=-1) * (head_dim + 4) * FLOAT32_ROUNDOFF
             assert (np.abs(actual - exact) <= slack + (np.abs(exact) + slack) * BFLOAT16_ROUNDOFF).all()
-    assert np.isnan(outcome.k[0]).all() and np.isnan(outcome.v[0]).all()
+    assert np.isnan(outcome.k[0]).all()
+    assert np.isnan(outcome.v[0]).all()
     assert outcome.written == 2 * 2 * head_dim * (37 + 50)
 
 
@@ -182,27 +189,30 @@ def test_batch_says_what_is_wrong() -> None:
     batch = Batch(8, 3, 4, 2)
     batch.block_tables[:] = [[0, 1], [2, 3], [4, 5], [-1, -1]]
 
-    def begin(starts: list[int], slots: list[int], positions: list[int], rows: int | None = None) -> None:
+    def begin(starts: list[int], slots: list[int], positions: list[int]) -> None:
         batch.sequence_starts[: len(starts)] = starts
         batch.sequence_slots[: len(slots)] = slots
         batch.positions[: len(positions)] = positions
-        batch.begin(starts[-1] if rows is None else rows, len(starts) - 1)
+        batch.begin(starts[-1], len(starts) - 1)
 
     begin([0, 2, 3], [1, 0], [5, 6, 31])
-    for match, arguments in {
+    wrong: dict[str, tuple[list[int], list[int], list[int]]] = {
         "rows": ([0, 9], [0], []),
         "begin with 0": ([1, 2], [0], [0, 0]),
         "must rise": ([0, 2, 2], [0, 1], [0, 1]),
-        "end at 2": ([0, 2], [0], [0, 1], 3),
         "has slot 4": ([0, 1], [4], [0]),
         "as another one": ([0, 1, 2], [1, 1], [0, 0]),
         "not consecutive": ([0, 2], [0], [0, 2]),
         "holds 32": ([0, 2], [0], [31, 32]),
         "has positions -1": ([0, 1], [0], [-1]),
         "needs block 0": ([0, 1], [3], [0]),
-    }.items():
+    }
+    for match, arguments in wrong.items():
         with pytest.raises(ValueError, match=match):
             begin(*arguments)
+    begin([0, 2], [0], [0, 1])
+    with pytest.raises(ValueError, match="end at 2"):
+        batch.begin(3, 1)
     with pytest.raises(ValueError, match="sequences"):
         batch.begin(1, 4)
     batch.token_ids[0] = -1
@@ -220,7 +230,7 @@ def test_cache_and_shapes_are_checked() -> None:
     assert kv_block_bytes(30, 3, 64) == 30 * 3 * 64 * 16 * 2 * 2
     arena = Arena(5 * kv_block_bytes(2, 1, 16) - 1)
     kv = KvCache(arena, 2, 1, 16)
-    assert kv.blocks == 4 and kv.block_bytes == kv_block_bytes(2, 1, 16)
+    assert (kv.blocks, kv.block_bytes) == (4, kv_block_bytes(2, 1, 16))
     batch, pool = Batch(4, 1, 1, 8), runtime("scalar", 1)
     batch.sequence_starts[1] = 1
     batch.block_tables[0, 0] = 4

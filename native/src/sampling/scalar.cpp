@@ -27,12 +27,12 @@ void weigh(const float* x, int64_t count, float highest, float temperature, floa
 }
 
 float sum_weights(const float* x, int64_t count, float highest, float temperature, float floor) {
-  float sum = 0.0f;
+  double sum = 0.0;  // one lane takes them all
   for (int64_t i = 0; i < count; ++i) {
     const float weight = exp_scalar((x[i] - highest) / temperature);
-    if (weight >= floor) sum += weight;
+    if (weight >= floor) sum += double{weight};
   }
-  return sum;
+  return static_cast<float>(sum);
 }
 
 int64_t collect(const float* x, int64_t count, float threshold, uint32_t* to) {

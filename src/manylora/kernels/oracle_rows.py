@@ -15,7 +15,8 @@ Doubles = NDArray[np.float64]
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Doubles:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich, 2019)."""
     wide = x.astype(np.float64)
-    return wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + eps) * weight.astype(np.float64)
+    normed: Doubles = wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + eps) * weight.astype(np.float64)
+    return normed
 
 
 def silu_multiply(gate_up: Floats) -> Doubles:
