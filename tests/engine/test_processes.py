@@ -34,6 +34,10 @@ async def collect(engine: NativeEngine, wanted: Request) -> list[int]:
     return [token async for output in engine.generate(wanted) for token in output.tokens]
 
 
+async def _rest(stream: AsyncIterator[RequestOutput]) -> list[RequestOutput]:
+    return [output async for output in stream]
+
+
 def with_engine(model: Path, body: Callable[[NativeEngine], Awaitable[None]], **options: object) -> None:
     """Runs `body` with a started engine; afterwards no child and no image is left."""
 
@@ -74,13 +78,12 @@ def test_killed_engine_fails_requests_at_once_and_comes_back_with_its_adapters(
     async def body(engine: NativeEngine) -> None:
         version = (await engine.load_adapter(tiny_adapters["all4"])).hash
         before = await collect(engine, request("before", version))
-        running = asyncio.create_task(collect(engine, request("running", version, LONG)))
-        await asyncio.sleep(0.2)
-        assert not running.done()
+        running = engine.generate(request("running", version, LONG))
+        await anext(running)
         assert engine.engine_pid is not None
         os.kill(engine.engine_pid, signal.SIGKILL)
         with pytest.raises(EngineDied):
-            await asyncio.wait_for(running, 2)
+            await asyncio.wait_for(_rest(running), 2)
         with pytest.raises(EngineDied, match="starting"):
             await collect(engine, request("too early", version))
         while not engine.ready:  # noqa: ASYNC110 - an operator polls too
