@@ -31,18 +31,18 @@ class AdapterLifecycle:
 
     def below_roots(self, path: str) -> Path:
         """The real path of an adapter folder that a client named, symbolic links followed. Raises RequestError."""
-        if "\0" in path:
-            raise RequestError("lora_path contains a null character", "lora_path")
-        for root in self._roots:
-            try:
+        shown = f"{path[:200]!r}"
+        try:
+            for root in self._roots:
                 real = (root / path).resolve()
-            except (OSError, RuntimeError) as error:
-                raise RequestError(f"lora_path {path!r} cannot be resolved: {error}", "lora_path") from error
-            if real != root and real.is_relative_to(root):
-                if not real.is_dir():
-                    raise RequestError(f"lora_path {path!r} is not a folder", "lora_path")
-                return real
-        raise RequestError(f"lora_path {path!r} is not below an allowed adapter root (--adapter-root)", "lora_path")
+                if real != root and real.is_relative_to(root):
+                    if not real.is_dir():
+                        raise RequestError(f"lora_path {shown} is not a folder", "lora_path")
+                    return real
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null character
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise RequestError(f"lora_path {shown} cannot be resolved: {reason}", "lora_path") from error
+        raise RequestError(f"lora_path {shown} is not below an allowed adapter root (--adapter-root)", "lora_path")
 
     async def load(self, name: str, path: Path, *, replace: bool = False) -> NamedAdapter:
         """Loads the folder and makes `name` stand for it. Raises RequestError, AdapterRejected, AdapterConflict; then

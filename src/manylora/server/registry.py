@@ -102,6 +102,10 @@ class Registry:
         else:
             self._adapters[name] = entry
 
+    def in_use(self, version: str) -> int:
+        """How many leases hold `version`."""
+        return self._leases.get(version, 0)
+
     async def idle(self, version: str) -> None:
         """Returns when no lease holds `version`."""
         while self._leases.get(version):
