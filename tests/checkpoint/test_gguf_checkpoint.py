@@ -10,10 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf_files import stored_as, vocabulary_metadata, write_gguf
 from numpy.typing import NDArray
-from tiny_models import FAMILIES, SIZES, tiny_model
-from tiny_tokenizers import save_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -23,6 +20,9 @@ from manylora.engine.checkpoint.wheel import unpacked_gguf
 from manylora.engine.rotary import inverse_frequencies
 from manylora.errors import ModelError
 from manylora.types.model import RopeScaling
+from tests.checkpoint.gguf_files import stored_as, vocabulary_metadata, write_gguf
+from tests.checkpoint.tiny_models import FAMILIES, SIZES, tiny_model
+from tests.checkpoint.tiny_tokenizers import save_tokenizer
 
 TEXTS = [
     "The capital of France is",

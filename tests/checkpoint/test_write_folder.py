@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import FAMILIES, save_tiny
-from tiny_tokenizers import save_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manylora.engine.checkpoint import open_checkpoint, write_hf_folder
 from manylora.errors import ConfigError, ModelError
+from tests.checkpoint.tiny_models import FAMILIES, save_tiny
+from tests.checkpoint.tiny_tokenizers import save_tokenizer
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
