@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from manylora.errors import AdapterConflict, AdapterNotFound, AdapterRejected, RequestError
+from manylora.errors import AdapterConflict, AdapterNotFound, AdapterRejected, EngineDied, RequestError
 from manylora.server.config import ServerConfig
 from manylora.server.lifecycle import AdapterLifecycle
 from manylora.server.registry import NamedAdapter, Registry, check_name
+from manylora.server.routes.answering import response_headers
 from manylora.types.adapter import AdapterVersion
 
 from .conftest import write_adapter
@@ -166,6 +167,33 @@ def test_registry_moves_by_compare_and_set() -> None:
         registry.resolve("nobody")
     with pytest.raises(RequestError):
         check_name("a@b", "lora_name")
+
+
+def test_merged_adapter_is_named(tmp_path: Path) -> None:
+    """Base weights with an adapter merged into them answer under that adapter's version, though the engine is asked for none."""
+    plain, merged = Registry(("base",)).resolve("base"), Registry(("m",), version("3")).resolve("m")
+    assert (plain.version, plain.answers) == (None, None)
+    assert (merged.version, merged.answers) == (None, version("3"))
+    assert response_headers(plain)["x-manylora-adapter-version"] == "base"
+    assert response_headers(merged)["x-manylora-adapter-version"] == "3" * 64
+
+
+def test_free_waits_for_the_engine_to_come_back(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name removed while the engine is down: its memory, which a restarted engine brings back, is freed when it is up."""
+    monkeypatch.setattr("manylora.server.lifecycle.RETRY_SECONDS", 0.001)
+    loaded = load(live, "late", "late").headers["x-manylora-adapter-version"]
+    unload_adapter, attempts = live.engine.unload_adapter, []
+
+    async def refusing(version: str) -> int:
+        attempts.append(version)
+        if len(attempts) < 3:
+            raise EngineDied("the engine is restarting")
+        return await unload_adapter(version)
+
+    monkeypatch.setattr(live.engine, "unload_adapter", refusing)
+    assert unload(live, "late").status_code == 200
+    live.wait_until(lambda: loaded not in live.engine.versions)
+    assert attempts == [loaded] * 3
 
 
 def test_leases_hold_a_version() -> None:

@@ -172,8 +172,9 @@ def test_neutral_values_of_unsupported_fields_pass(live: Live) -> None:
     message = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "audio": None, "annotations": []}
     body = CHAT | neutral | {"messages": [message, {"role": "user", "content": "y"}]}
     assert live.post("/v1/chat/completions", body).status_code == 200
-    assert live.post("/v1/completions", COMPLETION | {"best_of": 1, "suffix": None}).status_code == 200
+    assert live.post("/v1/completions", COMPLETION | {"best_of": 1, "suffix": None, "use_beam_search": False}).status_code == 200
     assert live.post("/v1/completions", COMPLETION | {"best_of": 2, "n": 2}).status_code == 200
+    assert live.post("/v1/completions", COMPLETION | {"best_of": None}).status_code == 200
 
 
 def test_too_long_prompts_name_both_numbers(live: Live) -> None:

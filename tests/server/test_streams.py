@@ -133,6 +133,7 @@ def test_engine_death_midway(live: Live) -> None:
     assert refused.headers["retry-after"].isdigit()
     with live.client() as client:
         assert client.get("/health").status_code == 503
+        assert client.get("/v1/models").status_code == 200, "what is served is known also while the engine restarts"
         live.call(live.engine.revive)
         live.engine.pause_after = None
         assert client.get("/health").json() == {"status": "ok"}

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import structlog
 
-from manylora.errors import AdapterNotFound, ManyloraError, RequestError
+from manylora.errors import AdapterNotFound, EngineDied, ManyloraError, RequestError
 from manylora.server.chat_template import read_adapter_template
 from manylora.server.registry import NamedAdapter, Registry, check_name
 from manylora.types.engine import Engine
 
 log = structlog.get_logger("manylora.server")
+
+RETRY_SECONDS = 1.0
+"""Between attempts to free an adapter while the engine is down."""
 
 
 class AdapterLifecycle:
@@ -106,17 +109,28 @@ class AdapterLifecycle:
         task.add_done_callback(self._frees.discard)
 
     async def _free(self, version: str) -> None:
-        """A load under way may be about to name this very version, so frees wait for loads, and loads for a free."""
+        """Frees a version once nobody uses it. An engine that is down comes back with its adapters, so it is asked again."""
         await self._registry.idle(version)
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._loads == 0)
-            if self._registry.refers_to(version):
-                return
+        while True:
             try:
-                freed = await self._engine.unload_adapter(version)
-            except AdapterNotFound:
-                return
+                freed = await self._free_unless_named(version)
+            except EngineDied:
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             except ManyloraError as error:
                 log.error("adapter not freed", version=version[:12], reason=str(error))
                 return
-        log.info("adapter freed", version=version[:12], bytes=freed)
+            if freed is not None:
+                log.info("adapter freed", version=version[:12], bytes=freed)
+            return
+
+    async def _free_unless_named(self, version: str) -> int | None:
+        """A load under way may be about to name this very version, so frees wait for loads, and loads for a free."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._loads == 0)
+            if self._registry.refers_to(version):
+                return None
+            try:
+                return await self._engine.unload_adapter(version)
+            except AdapterNotFound:  # another task freed it
+                return None
