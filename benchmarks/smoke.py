@@ -53,7 +53,17 @@ def main(model: Path) -> None:
         folders = [write_adapter(Path(scratch) / name, config, RANK, list(PROJECTIONS), seed) for seed, name in enumerate(names)]
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "manylora.cli.main", "serve", str(model), "--port", str(port), "--served-model-name", "base"]
+        command = [
+            sys.executable,
+            "-m",
+            "manylora.cli.main",
+            "serve",
+            str(model),
+            "--port",
+            str(port),
+            "--served-model-name",
+            "base",
+        ]
         for name, folder in zip(names, folders, strict=True):
             command += ["--adapter", f"{name}={folder}"]
         rows: dict[str, list[tuple[float, float, float]]] = {}

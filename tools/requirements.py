@@ -6,5 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-extras = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+extras = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text())["project"][
+    "optional-dependencies"
+]
 print("\n".join(requirement for name in sys.argv[1:] for requirement in extras[name]))

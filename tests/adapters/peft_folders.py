@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_model
 
 from manylora.engine.checkpoint.config import read_config
 from manylora.types.model import ModelShape
+from tests.checkpoint.tiny_models import tiny_model
 
 Tensors = dict[str, torch.Tensor]
 

@@ -8,15 +8,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from peft_folders import bits, save_adapter
-from tiny_models import FAMILIES, save_tiny
-from tiny_tokenizers import save_tokenizer
 from transformers import AutoModelForCausalLM
 
 from manylora.adapters import read_adapter
 from manylora.cli.merge import merge
 from manylora.engine.checkpoint import MergedCheckpoint, open_checkpoint
 from manylora.types.model import PROJECTIONS
+from tests.adapters.peft_folders import bits, save_adapter
+from tests.checkpoint.tiny_models import FAMILIES, save_tiny
+from tests.checkpoint.tiny_tokenizers import save_tokenizer
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from peft_folders import bits, edit_config, edit_tensors, save_adapter, shape_of
-from tiny_models import FAMILIES
 
 from manylora.adapters import LoadedAdapter, read_adapter
 from manylora.adapters.config import KNOWN_KEYS
 from manylora.types.model import PROJECTIONS, module_name
+from tests.adapters.peft_folders import bits, edit_config, edit_tensors, save_adapter, shape_of
+from tests.checkpoint.tiny_models import FAMILIES
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -15,10 +15,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peft_folders import Tensors, edit_config, edit_tensors, save_adapter, shape_of
 
 from manylora.adapters import AdapterLimits, read_adapter
 from manylora.errors import AdapterRejected
+from tests.adapters.peft_folders import Tensors, edit_config, edit_tensors, save_adapter, shape_of
 
 _SHAPE = shape_of()
 _Q = "base_model.model.model.layers.0.self_attn.q_proj"

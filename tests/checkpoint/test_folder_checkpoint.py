@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from tiny_models import FAMILIES, SIZES, save_tiny
-from tiny_tokenizers import TEMPLATE, save_tokenizer
 from transformers import AutoTokenizer
 
 from manylora.engine.checkpoint import Checkpoint, open_checkpoint
 from manylora.engine.checkpoint.config import read_config
 from manylora.errors import ModelError
+from tests.checkpoint.tiny_models import FAMILIES, SIZES, save_tiny
+from tests.checkpoint.tiny_tokenizers import TEMPLATE, save_tokenizer
 
 
 def assert_holds(checkpoint: Checkpoint, state: dict[str, torch.Tensor]) -> None:

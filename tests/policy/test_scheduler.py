@@ -131,7 +131,7 @@ def test_the_same_events_give_the_same_plans(arrivals: list[tuple[tuple[int, int
 
 @given(prompts=st.lists(st.integers(1, 20), min_size=1, max_size=4), bounded=st.booleans())
 def test_advance_by_n_equals_n_advances(prompts: list[int], bounded: bool) -> None:
-    """The twin may jump along a steady run: one advance of n leaves the state of n single ones, and the plans in between repeat."""
+    """The twin may jump along a steady run: one advance of n equals n single ones, and the plans in between repeat."""
     driver = Driver(scheduler())
     for number, prompt in enumerate(prompts):
         driver.add(request(f"r{number}", prompt, 60 if bounded else None), 60)

@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from manylora.server.config import ServerConfig
+from manylora.server.logs import configure_logs
 
 from .live import REPLY, Live, fixed_reply, serve
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs() -> None:
+    """The server's own log settings, at their most talkative."""
+    configure_logs("debug")
 
 
 def write_adapter(folder: Path, rank: int) -> Path:

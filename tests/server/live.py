@@ -105,7 +105,7 @@ def serve(root: Path, config: ServerConfig) -> Iterator[Live]:
         service, engine = make_service(root, config)
         service.info = await engine.start()
         app = create_app(service)
-        server = uvicorn.Server(uvicorn.Config(app, loop="uvloop", http="httptools", log_level="warning", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, loop="uvloop", http="httptools", log_config=None, lifespan="off"))
         server.capture_signals = contextless  # type: ignore[method-assign]
         box.update(service=service, engine=engine, loop=asyncio.get_running_loop(), server=server)
         serving = asyncio.create_task(server.serve(sockets=[listener]))

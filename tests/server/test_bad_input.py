@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from manylora.errors import (
     AdapterConflict,
@@ -18,6 +21,7 @@ from manylora.errors import (
     RequestAborted,
     RequestError,
 )
+from manylora.server.logs import configure_logs
 
 from .live import Live
 
@@ -168,8 +172,9 @@ def test_neutral_values_of_unsupported_fields_pass(live: Live) -> None:
     message = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "audio": None, "annotations": []}
     body = CHAT | neutral | {"messages": [message, {"role": "user", "content": "y"}]}
     assert live.post("/v1/chat/completions", body).status_code == 200
-    assert live.post("/v1/completions", COMPLETION | {"best_of": 1, "suffix": None}).status_code == 200
+    assert live.post("/v1/completions", COMPLETION | {"best_of": 1, "suffix": None, "use_beam_search": False}).status_code == 200
     assert live.post("/v1/completions", COMPLETION | {"best_of": 2, "n": 2}).status_code == 200
+    assert live.post("/v1/completions", COMPLETION | {"best_of": None}).status_code == 200
 
 
 def test_too_long_prompts_name_both_numbers(live: Live) -> None:
@@ -261,12 +266,31 @@ def test_engine_errors(live: Live, fault: Exception, status: int, code: str | No
     assert "secret" not in response.text
 
 
-def test_no_content_is_echoed_in_logs(live: Live, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_content_is_echoed_in_logs(live: Live) -> None:
     """Prompts stay out of the logs, at every level."""
-    assert live.post("/v1/completions", COMPLETION | {"prompt": "TOP SECRET"}).status_code == 200
-    live.post("/v1/completions", COMPLETION | {"prompt": "TOP SECRET", "surprise": 1})
-    captured = capfd.readouterr()
-    assert "SECRET" not in captured.out + captured.err
+    with structlog.testing.capture_logs() as entries:
+        assert live.post("/v1/completions", COMPLETION | {"prompt": "TOP SECRET"}).status_code == 200
+        live.post("/v1/completions", COMPLETION | {"prompt": "TOP SECRET", "surprise": 1})
+    assert [entry["event"] for entry in entries] == ["request"]
+    assert "SECRET" not in repr(entries)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_tracebacks_show_no_variables(as_json: bool) -> None:
+    """A logged exception has its traceback, but none of the local variables, which may hold prompts."""
+    stream = io.StringIO()
+    configure_logs("debug", json=as_json, stream=stream)
+    try:
+        hidden = "TOP SECRET"
+        try:
+            raise ZeroDivisionError(f"after {len(hidden)} characters")
+        except ZeroDivisionError:
+            structlog.get_logger("test").exception("failed")
+            logging.getLogger("uvicorn.error").exception("failed too")
+    finally:
+        configure_logs("debug")
+    assert stream.getvalue().count("ZeroDivisionError: after 10 characters") == 2
+    assert "SECRET" not in stream.getvalue().replace('hidden = "TOP SECRET"', "")
 
 
 def test_request_ids(live: Live) -> None:

@@ -120,7 +120,7 @@ def test_stop_strings_are_off_until_min_tokens(text: str, stops: tuple[str, ...]
 @settings(max_examples=200)
 @given(byte_ids.filter(bool), st.lists(st.text("abe \u00e9", min_size=1, max_size=3), max_size=2), st.integers(1, 4))
 def test_answer_text_and_offsets(ids: list[int], stops: list[str], per_step: int) -> None:
-    """Over whole answers: text as by search in the decoded tokens, one score per counted token, offsets that point into the text."""
+    """Over whole answers: text as by search in the decoded tokens, one score per counted token, offsets within the text."""
     answer = Answer(BYTES, TextOptions(stop=tuple(stops)))
     text, scored, ending = "", [], None
     for place in range(0, len(ids), per_step):

@@ -50,6 +50,7 @@ struct PanelJob {
   bool accumulate;
   const Expansion* expansions;  // of the part, ascending and disjoint
   int64_t expansion_count;
+  const bf16* next_panel;  // that this thread will probably read next, or null: worth fetching meanwhile
 };
 
 struct LinearKernels {

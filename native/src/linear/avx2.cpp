@@ -62,7 +62,7 @@ void multiply_block(const bf16* x, int64_t stride, int64_t rows, const bf16* w, 
 struct Avx2 {
   static int64_t tile_rows(int64_t) { return 6; }
 
-  static void base(const PanelJob& job, const Tile& tile) {
+  static void base(const PanelJob& job, const Tile& tile, Ahead&) {
     __builtin_memset(tile.values, 0, static_cast<size_t>(tile.rows * job.width) * sizeof(float));
     const bf16* x = job.x + tile.start * job.x_stride;
     expand(x, job.x_stride, tile.rows, job.panel, job.depth / 2, job.width, tile.values);

@@ -19,6 +19,21 @@ inline __m512i broadcast_pair(const bf16* pair) {
   return _mm512_set1_epi32(bits);
 }
 
+constexpr int64_t kFetchPairs = 8;  // of arithmetic between two fetches
+
+// Fetches the next few lines. Inlined, because a call would spill the accumulators.
+[[gnu::always_inline]] inline void fetch(Ahead& ahead) {
+  for (int64_t budget = ahead.rate; budget > 0 && ahead.first < ahead.count;) {
+    Region& region = ahead.regions[ahead.first];
+    const int64_t lines = budget < region.lines ? budget : region.lines;
+    for (int64_t i = 0; i < lines; ++i) _mm_prefetch(region.at + 64 * i, _MM_HINT_T1);
+    region.at += 64 * lines;
+    region.lines -= lines;
+    budget -= lines;
+    if (region.lines == 0) ++ahead.first;
+  }
+}
+
 // acc[R][V] continued over `pairs` pairs: x [R rows] at `stride`, w [pairs][16 V][2].
 template <int R, int V>
 [[gnu::always_inline]] inline void multiply(__m512 (&acc)[R][V], const bf16* x, int64_t stride, const bf16* w, int64_t pairs) {
@@ -36,12 +51,15 @@ template <int R, int V>
 }
 
 template <int R, int V>
-void base_rows(const bf16* x, int64_t stride, const bf16* w, int64_t depth, float* tile) {
+void base_rows(const bf16* x, int64_t stride, const bf16* w, int64_t depth, float* tile, Ahead& ahead) {
   __m512 acc[R][V];
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < V; ++v) acc[r][v] = _mm512_setzero_ps();
   }
-  multiply<R, V>(acc, x, stride, w, depth / 2);
+  for (int64_t k = 0; k < depth / 2; k += kFetchPairs) {
+    fetch(ahead);
+    multiply<R, V>(acc, x + 2 * k, stride, w + 2 * k * kLanes * V, depth / 2 - k < kFetchPairs ? depth / 2 - k : kFetchPairs);
+  }
   if (depth % 2 != 0) {  // the last pair has one depth: what lies behind x is not read
     alignas(4) bf16 last[R][2];
     for (int r = 0; r < R; ++r) last[r][0] = x[r * stride + depth - 1], last[r][1] = 0;
@@ -64,6 +82,7 @@ void expand_rows(const bf16* s, int64_t stride, const bf16* b, int64_t pairs, fl
   }
 }
 
+using BaseKernel = void (*)(const bf16* x, int64_t stride, const bf16* w, int64_t depth, float* tile, Ahead& ahead);
 using RowKernel = void (*)(const bf16* rows, int64_t stride, const bf16* columns, int64_t depth, float* tile);
 
 template <int V>
@@ -72,8 +91,8 @@ constexpr int kRows = V == 2 ? 12 : V == 3 ? 8 : 6;  // 24 accumulators, and reg
 template <int V>
 struct Width {
   template <int... R>
-  static RowKernel base(int64_t rows, std::integer_sequence<int, R...>) {
-    static constexpr RowKernel kernels[] = {base_rows<R + 1, V>...};
+  static BaseKernel base(int64_t rows, std::integer_sequence<int, R...>) {
+    static constexpr BaseKernel kernels[] = {base_rows<R + 1, V>...};
     return kernels[rows - 1];
   }
   template <int... R>
@@ -81,16 +100,18 @@ struct Width {
     static constexpr RowKernel kernels[] = {expand_rows<R + 1, V>...};
     return kernels[rows - 1];
   }
-  static RowKernel base(int64_t rows) { return base(rows, std::make_integer_sequence<int, kRows<V>>()); }
+  static BaseKernel base(int64_t rows) { return base(rows, std::make_integer_sequence<int, kRows<V>>()); }
   static RowKernel expand(int64_t rows) { return expand(rows, std::make_integer_sequence<int, kRows<V>>()); }
 };
 
 struct Avx512 {
   static int64_t tile_rows(int64_t width) { return width == 32 ? kRows<2> : width == 48 ? kRows<3> : kRows<4>; }
 
-  static void base(const PanelJob& job, const Tile& tile) {
-    const RowKernel kernel = job.width == 32 ? Width<2>::base(tile.rows) : job.width == 48 ? Width<3>::base(tile.rows) : Width<4>::base(tile.rows);
-    kernel(job.x + tile.start * job.x_stride, job.x_stride, job.panel, job.depth, tile.values);
+  static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) {
+    const int64_t fetches = (job.depth / 2 + kFetchPairs - 1) / kFetchPairs;
+    ahead.rate = fetches == 0 ? 0 : (ahead.lines + fetches - 1) / fetches;
+    const BaseKernel kernel = job.width == 32 ? Width<2>::base(tile.rows) : job.width == 48 ? Width<3>::base(tile.rows) : Width<4>::base(tile.rows);
+    kernel(job.x + tile.start * job.x_stride, job.x_stride, job.panel, job.depth, tile.values, ahead);
   }
 
   static void expand(const bf16* s, int64_t s_stride, int64_t rows, const bf16* b, int64_t pairs, int64_t width, float* values) {

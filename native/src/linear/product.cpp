@@ -138,10 +138,12 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
     const int64_t start = index % blocks * block_rows;
     const Linear::Place place = weight.place(index / blocks);
     const int64_t first = plan.first[place.part];
+    const int64_t next = index / blocks + runtime.workers().threads();  // threads take turns, mostly
     panel({.x = x.bf16s(), .x_stride = x.stride(), .start = start, .stop = std::min(rows, start + block_rows), .depth = weight.depth(),
            .panel = weight.panel(index / blocks), .width = weight.width(), .columns = place.columns, .index = place.index,
            .bias = weight.bias(place), .y = y.floats() + place.column, .y_stride = y.stride(), .accumulate = accumulate,
-           .expansions = plan.expansions + first, .expansion_count = plan.first[place.part + 1] - first});
+           .expansions = plan.expansions + first, .expansion_count = plan.first[place.part + 1] - first,
+           .next_panel = next < weight.panels() ? weight.panel(next) : nullptr});
   });
 }
 

@@ -11,6 +11,27 @@ namespace manylora {
 
 constexpr int64_t kMaxTile = 14 * 64;  // floats: no instruction set uses more rows times columns
 
+// Memory that will be read soon, fetched while the arithmetic of a tile runs: the factors B of the tile's segments, then the tile's
+// share of the next panel.
+struct Region {
+  const char* at;
+  int64_t lines;  // of 64 bytes
+};
+
+struct Ahead {
+  Region regions[16];
+  int64_t first = 0, count = 0;
+  int64_t lines = 0;  // in all regions
+  int64_t rate = 0;   // lines of one fetch
+
+  void add(const bf16* at, int64_t elements) {
+    if (elements == 0 || count == 16) return;
+    const int64_t of_region = (elements * 2 + 63) / 64;
+    regions[count++] = {reinterpret_cast<const char*>(at), of_region};
+    lines += of_region;
+  }
+};
+
 // Rows [start, start + rows) of a panel's output.
 struct Tile {
   int64_t start, rows;
@@ -47,6 +68,20 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
   finish<Isa>(job, tile, done, stop, nullptr);
 }
 
+static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next) {
+  Ahead ahead;
+  for (int64_t i = next; i < job.expansion_count && job.expansions[i].start < tile.start + tile.rows; ++i) {
+    const int64_t elements = even(job.expansions[i].rank) * job.width;
+    ahead.add(job.expansions[i].b + job.index * elements, elements);
+  }
+  if (job.next_panel != nullptr) {
+    const int64_t pairs = (job.depth + 1) / 2, rows = job.stop - job.start;
+    const int64_t from = pairs * (tile.start - job.start) / rows, to = pairs * (tile.start + tile.rows - job.start) / rows;
+    ahead.add(job.next_panel + from * 2 * job.width, (to - from) * 2 * job.width);
+  }
+  return ahead;
+}
+
 template <class Isa>
 void run_panel(const PanelJob& job) {
   alignas(64) float values[kMaxTile];
@@ -57,7 +92,8 @@ void run_panel(const PanelJob& job) {
     const int64_t left = job.stop - row;
     const int64_t tiles = (left + most - 1) / most;
     const Tile tile{row, (left + tiles - 1) / tiles, values};  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
-    Isa::base(job, tile);
+    Ahead ahead = look_ahead(job, tile, next);
+    Isa::base(job, tile, ahead);
     run_tile<Isa>(job, tile, next);
     row += tile.rows;
   }

@@ -43,7 +43,8 @@ class LoadedAdapter:
         """scale * B A as float32 [columns out, depth in]. KeyError where the adapter does not act."""
         pair = self.pairs[layer, projection]
         product: NDArray[np.float32] = pair.b.astype(np.float32) @ pair.a.astype(np.float32)
-        return product * np.float32(pair.scale)
+        product *= np.float32(pair.scale)
+        return product
 
 
 def in_canonical_order(pairs: Iterable[LowRankPair]) -> dict[tuple[int, str], LowRankPair]:

@@ -8,10 +8,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from manylora.adapters import read_adapter
 from manylora.engine.checkpoint import open_checkpoint
 from manylora.engine.client import NativeEngine
 from manylora.engine.config import EngineConfig
 from manylora.server.base_model import BaseModel
+from manylora.server.chat_template import read_adapter_template
 from manylora.server.config import ServerConfig
 from manylora.server.logs import configure_logs
 from manylora.server.process import check_adapters, listen, run
@@ -47,15 +49,7 @@ async def run_server(engine_config: EngineConfig, config: ServerConfig, adapters
     """Serves until a signal. Raises ManyloraError if the start fails."""
     configure_logs(config.log_level, json=config.log_json)
     with listen(config) as listener:
-        checkpoint = open_checkpoint(engine_config.model)
-        base = BaseModel.create(
-            engine_config.model,
-            checkpoint.tokenizer(),
-            eos_token_ids=checkpoint.eos_token_ids,
-            vocab=checkpoint.shape.vocab,
-            special_tokens=checkpoint.special_tokens,
-            chat_template=checkpoint.chat_template,
-        )
+        base = _base_model(engine_config)
         bar = LoadingBar()
         service = Service.create(config, NativeEngine(engine_config, bar.update), base)
         check_adapters(adapters, service.registry.base_names)
@@ -71,6 +65,24 @@ async def run_server(engine_config: EngineConfig, config: ServerConfig, adapters
             await run(service, adapters, listener, on_progress=bar.update, on_ready=ready)
         finally:
             bar.stop()
+
+
+def _base_model(config: EngineConfig) -> BaseModel:
+    """The base model's text side; a merged adapter brings its version and, if it has one, its chat template."""
+    checkpoint = open_checkpoint(config.model)
+    merged, template = None, None
+    if config.merge is not None:
+        merged = read_adapter(config.merge, checkpoint.shape, base_name=config.model.stem).version
+        template = read_adapter_template(config.merge)
+    return BaseModel.create(
+        config.model,
+        checkpoint.tokenizer(),
+        eos_token_ids=checkpoint.eos_token_ids,
+        vocab=checkpoint.shape.vocab,
+        special_tokens=checkpoint.special_tokens,
+        chat_template=template or checkpoint.chat_template,
+        merged=merged,
+    )
 
 
 def _in_url(host: str) -> str:

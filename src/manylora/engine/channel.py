@@ -59,26 +59,34 @@ class Channel:
                 self._unsent[0] = self._unsent[0][sent:]
 
     def receive(self, *, wait: bool) -> list[Any]:
-        """Every whole message that has come; with `wait`, sleeps until there is one. Raises ChannelClosed."""
-        messages: list[Any] = []
+        """Every whole message that has come; with `wait`, sleeps until there is one.
+
+        Raises ChannelClosed once the peer is gone and all that it sent has been returned."""
         while True:
-            self._read(messages)
-            if messages or not wait:
+            closed = self._read()
+            messages = self._whole_messages()
+            if messages or not (wait or closed):
                 return messages
+            if closed:
+                raise ChannelClosed
             select.select([self._socket], [self._socket] if self._unsent else [], [])
             self.flush()
 
-    def _read(self, messages: list[Any]) -> None:
+    def _read(self) -> bool:
+        """Takes in what has come; whether the peer is gone."""
         while True:
             try:
                 chunk = self._socket.recv(1 << 16)
             except BlockingIOError:
-                break
-            except OSError as error:
-                raise ChannelClosed from error
+                return False
+            except OSError:
+                return True
             if not chunk:
-                raise ChannelClosed
+                return True
             self._received += chunk
+
+    def _whole_messages(self) -> list[Any]:
+        messages: list[Any] = []
         start = 0
         while len(self._received) - start >= HEADER_BYTES:
             end = start + HEADER_BYTES + int.from_bytes(self._received[start : start + HEADER_BYTES], "little")
@@ -87,6 +95,7 @@ class Channel:
             messages.append(self._decoder.decode(self._received[start + HEADER_BYTES : end]))
             start = end
         del self._received[:start]
+        return messages
 
 
 def _encode(value: Any) -> Any:

@@ -74,7 +74,8 @@ class NativeEngine:
         self._stopping = False
         self._engine: Child | None = None
         self._loader: Child | None = None
-        self._images_folder: Path | None = None
+        self.images_folder: Path | None = None
+        """Where packed adapters lie while the engine lives; it is the engine's own."""
         self._images: dict[str, AdapterImage] = {}
         self._mailboxes: dict[str, Mailbox] = {}
         self._attaching: dict[str, asyncio.Future[None]] = {}
@@ -88,7 +89,7 @@ class NativeEngine:
     async def start(self) -> EngineInfo:
         """See Engine.start."""
         folder = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-        self._images_folder = Path(tempfile.mkdtemp(prefix="manylora-", dir=folder))
+        self.images_folder = Path(tempfile.mkdtemp(prefix="manylora-", dir=folder))
         try:
             self._info = await self._start_engine()
             await self._start_loader()
@@ -110,8 +111,8 @@ class NativeEngine:
             if child is not None:
                 await child.stop()
         self._engine = self._loader = None
-        if self._images_folder is not None:
-            shutil.rmtree(self._images_folder, ignore_errors=True)
+        if self.images_folder is not None:
+            shutil.rmtree(self.images_folder, ignore_errors=True)
 
     @property
     def ready(self) -> bool:
@@ -216,9 +217,9 @@ class NativeEngine:
 
     async def _start_loader(self) -> None:
         assert self._info is not None
-        assert self._images_folder is not None
-        self._images_folder.mkdir(exist_ok=True)
-        first = LoaderStart(self._info.shape, self._extent_bytes, self._images_folder, self._config.model.stem)
+        assert self.images_folder is not None
+        self.images_folder.mkdir(exist_ok=True)
+        first = LoaderStart(self._info.shape, self._extent_bytes, self.images_folder, self._config.model.stem)
         self._loader = await Child.start("loader", first, FromLoader)
         self._spawn(self._read_loader(self._loader))
 

@@ -30,7 +30,8 @@ class EngineCore:
         self._prefix_cache = prefix_cache
         self._tracks: dict[str, Track] = {}
         self._settled: list[Settled] = []
-        self._steps = self._prompt_tokens = self._cached_tokens = self._generated_tokens = self._last_rows = 0
+        self._steps = self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+        self._steps_adapters = self._last_rows = 0
 
     # -- requests ---------------------------------------------------------------------------------------------------------------
 
@@ -101,6 +102,7 @@ class EngineCore:
         if not plan.empty:
             self._steps += 1
             self._last_rows = plan.rows
+            self._steps_adapters += self._runner.adapters_in_step
         for chunk in plan.prefills:
             self._prompt_tokens += chunk.count
         for admission in plan.admitted:
@@ -156,6 +158,7 @@ class EngineCore:
             generated_tokens=self._generated_tokens,
             preemptions=scheduler.preemptions,
             step_adapters=self._runner.adapters_in_step,
+            steps_adapters=self._steps_adapters,
             step_rows=self._last_rows,
         )
 

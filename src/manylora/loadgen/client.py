@@ -1,9 +1,10 @@
-"""One streamed completion, timed."""
+"""One streamed answer, timed."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ import aiohttp
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """A request to /v1/completions. `body` is sent as it stands, with streaming and usage switched on."""
+    """A request to one of the two OpenAI routes that answer. `body` is sent as it stands, with streaming and usage on."""
 
     body: dict[str, Any]
+    path: str = "/v1/completions"
 
 
 @dataclass(slots=True)
@@ -27,6 +29,8 @@ class LoadResult:
     """When each piece of text arrived."""
     text: str = ""
     finish_reason: str | None = None
+    served_by: str | None = None
+    """The server's fingerprint of what answered."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     ended: float = 0.0
@@ -43,17 +47,26 @@ class LoadResult:
         return (self.arrivals[-1] - self.arrivals[0]) / max(self.output_tokens - 1, 1)
 
 
-async def stream_completion(session: aiohttp.ClientSession, url: str, request: LoadRequest) -> LoadResult:
-    """Sends one request and reads its stream to the end. A failure is a result with `error`, not an exception."""
+def ignore(result: LoadResult) -> None:
+    """The callback that does nothing."""
+
+
+async def stream_answer(
+    session: aiohttp.ClientSession, url: str, request: LoadRequest, on_text: Callable[[LoadResult], None] = ignore
+) -> LoadResult:
+    """Sends one request and reads its stream to the end, calling `on_text` whenever text has come.
+
+    A failure is a result with `error`, not an exception."""
     body = request.body | {"stream": True, "stream_options": {"include_usage": True}}
     result = LoadResult(request, time.perf_counter())
     try:
-        async with session.post(f"{url}/v1/completions", json=body) as response:
+        async with session.post(url + request.path, json=body) as response:
             if response.status != 200:
                 result.error = f"HTTP {response.status}: {(await response.text())[:300]}"
             else:
                 async for line in response.content:
-                    _read(line, result)
+                    if _read(line, result):
+                        on_text(result)
     except (aiohttp.ClientError, TimeoutError) as error:
         result.error = f"{type(error).__name__}: {error}"
     result.ended = time.perf_counter()
@@ -62,17 +75,21 @@ async def stream_completion(session: aiohttp.ClientSession, url: str, request: L
     return result
 
 
-def _read(line: bytes, result: LoadResult) -> None:
+def _read(line: bytes, result: LoadResult) -> bool:
+    """Takes in one line of the stream; whether it brought text."""
     if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
-        return
+        return False
     event = json.loads(line[6:])
     if "error" in event:
         result.error = str(event["error"].get("message", event["error"]))
-        return
+        return False
+    before = len(result.arrivals)
+    result.served_by = event.get("system_fingerprint") or result.served_by
     for choice in event["choices"]:
-        if choice["text"]:
+        if text := choice["text"] if "text" in choice else choice["delta"].get("content"):
             result.arrivals.append(time.perf_counter())
-            result.text += choice["text"]
+            result.text += text
         result.finish_reason = choice["finish_reason"] or result.finish_reason
     if usage := event.get("usage"):
         result.prompt_tokens, result.output_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+    return len(result.arrivals) > before

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import aiohttp
 
-from manylora.loadgen.client import LoadRequest, LoadResult, stream_completion
+from manylora.loadgen.client import LoadRequest, LoadResult, ignore, stream_answer
 
 TIMEOUT_SECONDS = 600.0
 
 
 async def run_closed_loop(
-    url: str, requests: Sequence[LoadRequest], concurrency: int, on_result: Callable[[LoadResult], None] = lambda result: None
+    url: str, requests: Sequence[LoadRequest], concurrency: int, on_result: Callable[[LoadResult], None] = ignore
 ) -> list[LoadResult]:
     """Every request's result, in the order of the requests."""
     queue = list(enumerate(requests))[::-1]
@@ -22,7 +22,7 @@ async def run_closed_loop(
     async def worker(session: aiohttp.ClientSession) -> None:
         while queue:
             number, request = queue.pop()
-            results[number] = await stream_completion(session, url, request)
+            results[number] = await stream_answer(session, url, request)
             on_result(results[number])
 
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)

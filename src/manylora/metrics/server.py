@@ -36,6 +36,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
 )
 _COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("engine_steps", "Steps of the current engine process", lambda s: s.steps),
+    ("engine_step_adapters", "Distinct adapters of each step, summed over the steps", lambda s: s.steps_adapters),
     ("engine_prompt_tokens", "Prompt tokens the current engine process took in", lambda s: s.prompt_tokens),
     ("prefix_cache_hits", "Prompt tokens found in the prefix cache", lambda s: s.cached_prompt_tokens),
     ("engine_generation_tokens", "Tokens the current engine process generated", lambda s: s.generated_tokens),

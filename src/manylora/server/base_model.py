@@ -13,6 +13,7 @@ from manylora.errors import ModelError, RequestError
 from manylora.server.chat_template import ChatTemplate
 from manylora.server.registry import NamedAdapter
 from manylora.server.text.token_bytes import TokenBytes
+from manylora.types.adapter import AdapterVersion
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class BaseModel:
     vocab: int
     special_tokens: Mapping[str, str]
     template: ChatTemplate | None
+    merged: AdapterVersion | None = None
+    """The adapter that was merged into its weights, if one was."""
 
     @classmethod
     def create(
@@ -37,13 +40,14 @@ class BaseModel:
         vocab: int,
         special_tokens: Mapping[str, str],
         chat_template: str | None,
+        merged: AdapterVersion | None = None,
     ) -> BaseModel:
         """Raises ModelError if the tokenizer's decoder or the chat template cannot be used."""
         try:
             template = None if chat_template is None else ChatTemplate(chat_template, special_tokens)
         except ValueError as error:
             raise ModelError(f"{root}: {error}") from error
-        return cls(root, tokenizer, TokenBytes(tokenizer), eos_token_ids, vocab, special_tokens, template)
+        return cls(root, tokenizer, TokenBytes(tokenizer), eos_token_ids, vocab, special_tokens, template, merged)
 
     def template_for(self, adapter: NamedAdapter | None) -> ChatTemplate:
         """The adapter's own chat template if it brought one, else the base model's. Raises RequestError if there is none."""

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import structlog
 
-from manylora.errors import AdapterNotFound, ManyloraError, RequestError
+from manylora.errors import AdapterNotFound, EngineDied, ManyloraError, RequestError
 from manylora.server.chat_template import read_adapter_template
 from manylora.server.registry import NamedAdapter, Registry, check_name
 from manylora.types.engine import Engine
 
 log = structlog.get_logger("manylora.server")
+
+RETRY_SECONDS = 1.0
+"""Between attempts to free an adapter while the engine is down."""
 
 
 class AdapterLifecycle:
@@ -31,18 +34,18 @@ class AdapterLifecycle:
 
     def below_roots(self, path: str) -> Path:
         """The real path of an adapter folder that a client named, symbolic links followed. Raises RequestError."""
-        if "\0" in path:
-            raise RequestError("lora_path contains a null character", "lora_path")
-        for root in self._roots:
-            try:
+        shown = f"{path[:200]!r}"
+        try:
+            for root in self._roots:
                 real = (root / path).resolve()
-            except (OSError, RuntimeError) as error:
-                raise RequestError(f"lora_path {path!r} cannot be resolved: {error}", "lora_path") from error
-            if real != root and real.is_relative_to(root):
-                if not real.is_dir():
-                    raise RequestError(f"lora_path {path!r} is not a folder", "lora_path")
-                return real
-        raise RequestError(f"lora_path {path!r} is not below an allowed adapter root (--adapter-root)", "lora_path")
+                if real != root and real.is_relative_to(root):
+                    if not real.is_dir():
+                        raise RequestError(f"lora_path {shown} is not a folder", "lora_path")
+                    return real
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null character
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise RequestError(f"lora_path {shown} cannot be resolved: {reason}", "lora_path") from error
+        raise RequestError(f"lora_path {shown} is not below an allowed adapter root (--adapter-root)", "lora_path")
 
     async def load(self, name: str, path: Path, *, replace: bool = False) -> NamedAdapter:
         """Loads the folder and makes `name` stand for it. Raises RequestError, AdapterRejected, AdapterConflict; then
@@ -106,17 +109,28 @@ class AdapterLifecycle:
         task.add_done_callback(self._frees.discard)
 
     async def _free(self, version: str) -> None:
-        """A load under way may be about to name this very version, so frees wait for loads, and loads for a free."""
+        """Frees a version once nobody uses it. An engine that is down comes back with its adapters, so it is asked again."""
         await self._registry.idle(version)
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._loads == 0)
-            if self._registry.refers_to(version):
-                return
+        while True:
             try:
-                freed = await self._engine.unload_adapter(version)
-            except AdapterNotFound:
-                return
+                freed = await self._free_unless_named(version)
+            except EngineDied:
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             except ManyloraError as error:
                 log.error("adapter not freed", version=version[:12], reason=str(error))
                 return
-        log.info("adapter freed", version=version[:12], bytes=freed)
+            if freed is not None:
+                log.info("adapter freed", version=version[:12], bytes=freed)
+            return
+
+    async def _free_unless_named(self, version: str) -> int | None:
+        """A load under way may be about to name this very version, so frees wait for loads, and loads for a free."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._loads == 0)
+            if self._registry.refers_to(version):
+                return None
+            try:
+                return await self._engine.unload_adapter(version)
+            except AdapterNotFound:  # another task freed it
+                return None

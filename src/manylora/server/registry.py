@@ -35,11 +35,18 @@ class Lease:
     name: str
     adapter: NamedAdapter | None
     release: Callable[[], None]
+    merged: AdapterVersion | None = None
+    """The adapter that is part of the base weights, if one is."""
 
     @property
     def version(self) -> str | None:
-        """The adapter's hash; None for the base."""
+        """The hash the engine is asked for; None for the base weights."""
         return None if self.adapter is None else self.adapter.version.hash
+
+    @property
+    def answers(self) -> AdapterVersion | None:
+        """The adapter version that answers, merged or not; None is the plain base model."""
+        return self.merged if self.adapter is None else self.adapter.version
 
 
 def check_name(name: str, param: str) -> str:
@@ -56,10 +63,11 @@ def check_name(name: str, param: str) -> str:
 
 
 class Registry:
-    """Names of the base model and of adapters, in memory."""
+    """Names of the base model and of adapters, in memory. `merged` is the adapter that was merged into the base weights."""
 
-    def __init__(self, base_names: tuple[str, ...]) -> None:
+    def __init__(self, base_names: tuple[str, ...], merged: AdapterVersion | None = None) -> None:
         self.base_names = base_names
+        self.merged = merged
         self._adapters: dict[str, NamedAdapter] = {}
         self._leases: dict[str, int] = {}
         self._idle: dict[str, asyncio.Event] = {}
@@ -84,7 +92,7 @@ class Registry:
             self._leases[version] = self._leases.get(version, 0) + 1
             return Lease(model, entry, lambda: self._release(version))
         if model in self.base_names:
-            return Lease(model, None, lambda: None)
+            return Lease(model, None, lambda: None, self.merged)
         raise AdapterNotFound(f"The model {model!r} does not exist; GET /v1/models lists those that do")
 
     def move(self, name: str, expected: str | None, entry: NamedAdapter | None) -> None:
@@ -101,6 +109,10 @@ class Registry:
             self._adapters.pop(name, None)
         else:
             self._adapters[name] = entry
+
+    def in_use(self, version: str) -> int:
+        """How many leases hold `version`."""
+        return self._leases.get(version, 0)
 
     async def idle(self, version: str) -> None:
         """Returns when no lease holds `version`."""

@@ -59,6 +59,7 @@ def text_options(body: SamplingBody) -> TextOptions:
         include_stop=bool(body.include_stop_str_in_output),
         skip_special=body.skip_special_tokens is not False,
         min_tokens=body.min_tokens or 0,
+        stop_tokens=frozenset(body.stop_token_ids or ()),
     )
 
 

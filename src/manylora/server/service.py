@@ -28,14 +28,19 @@ class Service:
     @classmethod
     def create(cls, config: ServerConfig, engine: Engine, base: BaseModel) -> Service:
         """A service whose engine is yet to be started."""
-        registry = Registry(config.served_model_names or (base.root.resolve().name,))
+        registry = Registry(config.served_model_names or (base.root.resolve().name,), base.merged)
         lifecycle = AdapterLifecycle(engine, registry, config.adapter_roots)
         return cls(config, engine, base, registry, lifecycle, ServerMetrics(lambda: engine.stats))
 
-    def ready(self) -> EngineInfo:
-        """What the engine can do. Raises NotReady while it is loading or restarting."""
+    def loaded(self) -> EngineInfo:
+        """What the engine can do. Raises NotReady until it has started and the adapters are loaded."""
         if self.info is None:
             raise NotReady("the server is still loading; try again in a few seconds")
+        return self.info
+
+    def ready(self) -> EngineInfo:
+        """The same, but raises NotReady also while the engine is restarting."""
+        info = self.loaded()
         if not self.engine.ready:
             raise NotReady("the engine is restarting; try again in a few seconds")
-        return self.info
+        return info

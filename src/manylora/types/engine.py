@@ -45,6 +45,8 @@ class EngineStats:
     preemptions: int = 0
     step_adapters: int = 0
     """Distinct adapters in the last step."""
+    steps_adapters: int = 0
+    """The same, summed over all steps: divided by `steps`, adapters per step."""
     step_rows: int = 0
     restarts: int = 0
 

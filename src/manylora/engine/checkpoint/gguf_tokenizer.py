@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from manylora.errors import ModelError
 
@@ -63,8 +63,6 @@ def build_tokenizer(vocabulary: GgufVocabulary, source: str) -> Tokenizer:
     tokenizer.pre_tokenizer = _pre_tokenizer(split)
     tokenizer.decoder = decoders.ByteLevel()
     if split == _QWEN2_SPLIT:
-        from tokenizers import normalizers
-
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.post_processor = _post_processor(vocabulary)
     _add_whole_tokens(tokenizer, vocabulary)

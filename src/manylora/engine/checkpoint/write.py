@@ -29,12 +29,13 @@ def write_hf_folder(checkpoint: Checkpoint, out: Path, progress: Progress | None
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as made:
         draft = Path(made) / out.name
         draft.mkdir()
-        with open(draft / "model.safetensors", "wb") as file:
-            _write_weights(checkpoint, file, progress)
         checkpoint.tokenizer().save(str(draft / "tokenizer.json"))
         _write_json(draft / "config.json", config_json(checkpoint))
         _write_json(draft / "generation_config.json", _generation_config(checkpoint))
         _write_json(draft / "tokenizer_config.json", _tokenizer_config(checkpoint))
+        # Last, since it takes longest: what can fail quickly has failed by now.
+        with open(draft / "model.safetensors", "wb") as file:
+            _write_weights(checkpoint, file, progress)
         if out.exists():
             out.rmdir()
         os.replace(draft, out)

@@ -41,6 +41,27 @@ def fault(param: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("invalid_value", "{reason}", {"reason": message, "param": param})
 
 
+_ENGINE_EXTRAS: dict[str, tuple[Any, ...]] = {
+    "prompt_logprobs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "truncate_prompt_tokens": (),
+    "priority": (0,),
+    "detokenize": (True,),
+    "spaces_between_special_tokens": (True,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+}
+"""What other engines offer beyond the OpenAI API and this server does not (yet)."""
+
+
 class StreamOptions(Body):
     """Options of a streamed answer."""
 
@@ -90,20 +111,10 @@ class CompletionRequest(SamplingBody):
     """POST /v1/completions."""
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
+        **_ENGINE_EXTRAS,
         "suffix": ("",),
-        "best_of": (),
         "response_format": ({"type": "text"},),
-        "prompt_logprobs": (),
         "prompt_embeds": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "structured_outputs": (),
-        "use_beam_search": (False,),
-        "length_penalty": (1, 1.0),
-        "truncate_prompt_tokens": (),
-        "priority": (0,),
     }
     prompt: Prompt
     echo: bool | None = Field(None, description="Begin the answer with the prompt; with logprobs, also score its tokens.")
@@ -113,10 +124,10 @@ class CompletionRequest(SamplingBody):
     @classmethod
     def accept_trivial_best_of(cls, value: object) -> object:
         """`best_of` equal to `n` asks for nothing more than `n` does."""
-        if not isinstance(value, dict) or value.get("best_of") is None:
+        if not isinstance(value, dict) or "best_of" not in value:
             return value
         best, n = value["best_of"], value.get("n")
-        if type(best) is int and best == (1 if n is None else n):
+        if best is None or (type(best) is int and best == (1 if n is None else n)):
             return {name: given for name, given in value.items() if name != "best_of"}
         raise fault("best_of", "best_of is not supported unless it equals n")
 
@@ -177,6 +188,7 @@ class ChatCompletionRequest(SamplingBody):
     """POST /v1/chat/completions."""
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
+        **_ENGINE_EXTRAS,
         "tools": ([],),
         "tool_choice": ("none", "auto"),
         "parallel_tool_calls": (True, False),
@@ -199,18 +211,8 @@ class ChatCompletionRequest(SamplingBody):
         "safety_identifier": (),
         "echo": (False,),
         "best_of": (1,),
-        "prompt_logprobs": (),
         "chat_template": (),
         "documents": ([],),
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "structured_outputs": (),
-        "use_beam_search": (False,),
-        "length_penalty": (1, 1.0),
-        "truncate_prompt_tokens": (),
-        "priority": (0,),
     }
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None

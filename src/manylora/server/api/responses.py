@@ -150,7 +150,8 @@ class ChatCompletionChunk(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A name that requests may use as `model`. `version`, `ranks`, `bytes`, `warnings` are an adapter's."""
+    """A name that requests may use as `model`. `version`, `ranks`, `warnings` are those of the adapter behind it, merged or not;
+    `bytes` what it occupies beside the base."""
 
     id: str
     object: Literal["model"]

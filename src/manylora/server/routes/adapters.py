@@ -16,7 +16,7 @@ router = APIRouter(route_class=StrictRoute)
 _ANSWERS = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 409: ERRORS[400], **ERRORS}
 
 
-@router.post("/v1/load_lora_adapter", responses=_ANSWERS, response_class=PlainTextResponse)
+@router.post("/v1/load_lora_adapter", responses=_ANSWERS, response_class=Response)
 async def load_lora_adapter(request: Request, body: LoadAdapterRequest) -> Response:
     """Loads a PEFT folder under a name. With `load_inplace` the name may exist; it then moves to the new content."""
     service = service_of(request)
@@ -27,7 +27,7 @@ async def load_lora_adapter(request: Request, body: LoadAdapterRequest) -> Respo
     return PlainTextResponse(text, headers={VERSION_HEADER: adapter.version.hash})
 
 
-@router.post("/v1/unload_lora_adapter", responses=_ANSWERS, response_class=PlainTextResponse)
+@router.post("/v1/unload_lora_adapter", responses=_ANSWERS, response_class=Response)
 async def unload_lora_adapter(request: Request, body: UnloadAdapterRequest) -> Response:
     """Removes a name at once. Requests under way still end with the version they began with; then its memory is freed."""
     service = service_of(request)

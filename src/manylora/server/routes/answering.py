@@ -51,7 +51,7 @@ def check_size(service: Service, prompts: int, n: int) -> None:
 
 def response_headers(lease: Lease) -> dict[str, str]:
     """The headers of every answer."""
-    return {VERSION_HEADER: lease.version or "base"}
+    return {VERSION_HEADER: "base" if lease.answers is None else lease.answers.hash}
 
 
 async def answer(request: Request, service: Service, lease: Lease, prepared: Prepared) -> Response:
@@ -79,7 +79,7 @@ def _events(service: Service, lease: Lease, prepared: Prepared, started: float) 
         "request",
         id=prepared.envelope.id,
         model=lease.name,
-        version=(lease.version or "base")[:12],
+        version="base" if lease.answers is None else lease.answers.short,
         prompt_tokens=generation.counts.prompt,
         answers=len(generation.requests),
         queued_ms=round((time.perf_counter() - started) * 1e3, 2),

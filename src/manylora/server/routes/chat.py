@@ -50,7 +50,7 @@ async def _prepare(service: Service, lease: Lease, body: ChatCompletionRequest) 
     )
     # The template writes the special tokens itself.
     prompt = await tokenize(text, service.base, add_special_tokens=bool(body.add_special_tokens))
-    room = token_budget(body).fit(len(prompt.tokens), service.ready().max_model_len)
+    room = token_budget(body).fit(len(prompt.tokens), service.loaded().max_model_len)
     envelope = Envelope(ChatWriter.whole_kind if not body.stream else ChatWriter.chunk_kind, "chatcmpl", lease)
     generation = Generation(envelope.id, lease.version, [Sequence(prompt.tokens, room)], sampling, n)
     writer = ChatWriter(envelope, service.base.tokens, choices=n, scored=bool(body.logprobs))

@@ -44,7 +44,7 @@ async def _prepare(service: Service, lease: Lease, body: CompletionRequest) -> P
     check_size(service, len(body.prompt), n)
     sampling = sampling_params(body, service.base)
     prompts = await token_prompts(body.prompt, service.base, add_special_tokens=body.add_special_tokens is not False)
-    limit, budget = service.ready().max_model_len, token_budget(body)
+    limit, budget = service.loaded().max_model_len, token_budget(body)
     sequences = [Sequence(prompt.tokens, budget.fit(len(prompt.tokens), limit)) for prompt in prompts]
     echoes: list[Echo] = []
     if body.echo:

@@ -19,7 +19,7 @@ _STARTED = int(time.time())
 
 
 def _base_card(service: Service, name: str) -> ModelCard:
-    info = service.ready()
+    merged = service.registry.merged
     return ModelCard(
         id=name,
         object="model",
@@ -27,11 +27,11 @@ def _base_card(service: Service, name: str) -> ModelCard:
         owned_by="manylora",
         root=str(service.base.root),
         parent=None,
-        max_model_len=info.max_model_len,
-        version=None,
-        ranks=[],
+        max_model_len=service.loaded().max_model_len,
+        version=None if merged is None else merged.hash,
+        ranks=[] if merged is None else list(merged.ranks),
         bytes=None,
-        warnings=[],
+        warnings=[] if merged is None else list(merged.warnings),
     )
 
 
@@ -44,7 +44,7 @@ def _adapter_card(service: Service, name: str, adapter: NamedAdapter) -> ModelCa
         owned_by="manylora",
         root=str(adapter.path),
         parent=service.registry.base_names[0],
-        max_model_len=service.ready().max_model_len,
+        max_model_len=service.loaded().max_model_len,
         version=version.hash,
         ranks=list(version.ranks),
         bytes=version.bytes,

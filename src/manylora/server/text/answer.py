@@ -21,6 +21,8 @@ class TextOptions:
     include_stop: bool = False
     skip_special: bool = True
     min_tokens: int = 0
+    stop_tokens: frozenset[int] = frozenset()
+    """Those the caller named: only they are worth telling back as the reason of a stop."""
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class ScoredToken:
 @dataclass(slots=True)
 class Delta:
     """What became certain at once. The last delta of an answer has a finish reason; `stop_reason` is then the stop string or
-    stop token that ended it, if one did."""
+    stop token of the caller's that ended it, if one did."""
 
     text: str
     scored: list[ScoredToken]
@@ -83,7 +85,8 @@ class Answer:
         if self._matcher.matched is not None:
             return self._delta(text, "stop", self._matcher.matched)
         text += self._matcher.finish()
-        return self._delta(text, "stop" if output.finish_reason == "stop" else "length", output.stop_token)
+        named = output.stop_token if output.stop_token in self._options.stop_tokens else None
+        return self._delta(text, "stop" if output.finish_reason == "stop" else "length", named)
 
     def _delta(self, text: str, finish_reason: Ending | None = None, stop_reason: str | int | None = None) -> Delta:
         """Scores go out with the text they belong to: those of text still held back wait, since a stop string may cut it."""

@@ -50,7 +50,7 @@ class Envelope:
 
 def fingerprint(lease: Lease) -> str:
     """Which software and which adapter version answered: manylora-VERSION-HASH, or manylora-VERSION-base."""
-    who = "base" if lease.adapter is None else lease.adapter.version.short
+    who = "base" if lease.answers is None else lease.answers.short
     return f"manylora-{__version__}-{who}"
 
 
