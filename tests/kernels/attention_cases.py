@@ -60,8 +60,8 @@ class Outcome:
 class Sequences:
     """Some sequences with known projections, and everything that they need to run on one capability."""
 
-    def __init__(self, heads: Heads, lengths: Sequence[int], seed: int, layers: int = 2, max_rows: int = 1200) -> None:
-        self.heads, self.lengths, self.layers, self.max_rows = heads, lengths, layers, max_rows
+    def __init__(self, heads: Heads, lengths: Sequence[int], seed: int, layers: int = 2) -> None:
+        self.heads, self.lengths, self.layers, self.max_rows = heads, lengths, layers, sum(lengths) + 2
         rng = np.random.default_rng(seed)
         width = (heads.heads + 2 * heads.kv_heads) * heads.head_dim
         self.qkv = [(rng.normal(size=(length, width)) * 1.5).astype(np.float32) for length in lengths]
