@@ -29,13 +29,13 @@ def fresh(world: World, request: pytest.FixtureRequest) -> Iterator[Path]:
 def test_a_broken_adapter_is_refused_with_one_line(server: LiveServer, world: World, fresh: Path, what: str) -> None:
     """The line says what is wrong; the name does not exist afterwards, no memory is taken, and others are served as before."""
     reason = broken(world.adapters["all4"], fresh, what)
-    before, held = server.answer("all4"), server.metric("adapter_bytes")
+    before, held = server.answer("all4"), server.fresh_metric("adapter_bytes")
     error = error_of(server.load("broken", fresh), 400)
     assert reason in error["message"]
     assert (error["param"], error["code"]) == ("lora_path", "adapter_rejected")
     error_of(server.post("/v1/completions", completion("broken")), 404)
     assert server.answer("all4") == before
-    assert server.metric("adapter_bytes") == held
+    assert server.fresh_metric("adapter_bytes") == held
 
 
 def test_only_what_lies_below_the_roots_is_loaded(server: LiveServer, world: World) -> None:
@@ -98,7 +98,7 @@ def test_the_same_content_under_two_names_is_held_once(server: LiveServer, world
     for name in ("twin-1", "twin-2"):
         assert server.load(name, world.adapters["mixed"]).status_code == 200
     assert server.answer("twin-1") == server.answer("twin-2") == expected
-    assert server.metric("adapter_bytes") == held
+    assert server.fresh_metric("adapter_bytes") == held
     assert server.unload("twin-1").status_code == 200
     assert server.answer("twin-2") == server.answer("mixed") == expected
 
