@@ -71,14 +71,23 @@ class Ours:
         return self._residency.acquire(adapter.version.hash)
 
 
-def reference(folder: Path, adapter: Path | None, tokens: list[int], dtype: torch.dtype) -> Logits:
-    """The same logits from transformers and PEFT, computed in `dtype`. The weights are bfloat16 values in either."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).to(dtype)
-    with torch.inference_mode():
-        logits: Logits = model.eval()(torch.tensor([tokens])).logits[0].float().numpy()
-    return logits
+class Reference:
+    """transformers and PEFT on the same folders, computing in `dtype`. The weights are bfloat16 values in either."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+
+    def logits(self, tokens: list[int], adapter: Path | None) -> Logits:
+        """Float32 [len(tokens), vocab]."""
+        model = self._model
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).to(self._dtype).eval()
+        with torch.inference_mode():
+            logits: Logits = model(torch.tensor([tokens])).logits[0].float().numpy()
+        if adapter is not None:
+            self._model = model.unload()
+        return logits
 
 
 def divergence(expected: Logits, got: Logits) -> NDArray[np.float64]:
