@@ -59,7 +59,11 @@ bool Candidates::keep_mass(double enough, float highest, float width) {
   for (int64_t i = 0; i < count_; ++i) masses[static_cast<size_t>(bin_of(i))] += double{weights_[i]};
   int edge = 0;
   double cumulative = 0.0;
-  while (edge < kBins && cumulative + masses[static_cast<size_t>(edge)] < enough) cumulative += masses[static_cast<size_t>(edge++)];
+  for (; edge < kBins; ++edge) {
+    const double mass = masses[static_cast<size_t>(edge)];
+    if (cumulative + mass >= enough) break;
+    cumulative += mass;
+  }
   if (edge == kBins) return false;
 
   int64_t in_edge = 0;

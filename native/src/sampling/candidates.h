@@ -37,8 +37,8 @@ class Candidates {
   // The weights of all but the `count` most likely become 0.
   void keep_count(int64_t count);
 
-  // The weights of all but the fewest most likely that together reach `enough` become 0. False, and nothing changes, if all together
-  // do not reach it. `width` is how far below `highest` most candidates are: for speed only.
+  // The weights of all but the fewest most likely that together reach `enough` become 0. False, and nothing changes, if all
+  // together do not reach it. `width` is how far below `highest` most candidates are: for speed only.
   bool keep_mass(double enough, float highest, float width);
 
   // The token at which the cumulative weight, in ascending token id, passes uniform * sum().

@@ -200,7 +200,8 @@ void sample(Runtime& runtime, int64_t rows, const Matrix& logits, Sampler& sampl
   };
   for (int64_t index = 0; index < rows; ++index) {
     const auto row = static_cast<size_t>(index);
-    if (!(sampler.temperature[row] >= 0.0f && sampler.temperature[row] < kInfinity)) refuse("temperature", index, "0 or more, finite");
+    const float temperature = sampler.temperature[row];
+    if (!(temperature >= 0.0f && temperature < kInfinity)) refuse("temperature", index, "0 or more, finite");
     if (!(sampler.top_p[row] > 0.0f)) refuse("top_p", index, "above 0");
     if (!(sampler.min_p[row] >= 0.0f && sampler.min_p[row] <= 1.0f)) refuse("min_p", index, "from 0 to 1");
     if (!(sampler.uniform[row] >= 0.0 && sampler.uniform[row] < 1.0)) refuse("uniform", index, "from 0 to below 1");
