@@ -1,4 +1,4 @@
-"""The options of `manylora serve`: what each is called, how it is read, what --help says of it. Defaults are the config classes'."""
+"""The options of `manylora serve`: how each is read and what --help says of it. Their defaults are the config classes'."""
 
 from __future__ import annotations
 
