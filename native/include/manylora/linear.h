@@ -2,8 +2,8 @@
 //
 // x is bf16 [rows, depth], W bf16 [columns, depth], y float32 [rows, columns]. Every output is one fp32 accumulator chain over
 // ascending depth, then ascending rank (avx512bf16: over pairs, by vdpbf16ps), whatever the tile, the row or the thread. The
-// product of two bf16 values is exact in fp32, so scalar and avx2 give equal bits. Then, in fp32: times the adapter's column scale,
-// plus the bias (an adapter's bias takes the place of the layer's), plus the old y. No rounding to bf16.
+// product of two bf16 values is exact in fp32, so scalar and avx2 give equal bits. Then, in fp32: times the adapter's column
+// scale, plus the bias (an adapter's bias takes the place of the layer's), plus the old y. No rounding to bf16.
 //
 // Packing: the weight's parts (q|k|v, gate|up) are each padded with zeros to whole panels of `width` columns; a panel is
 // [depth pairs][width][2] bf16, contiguous and 64-byte aligned. In y the parts are adjacent and unpadded.
@@ -26,8 +26,8 @@ int panel_width(const std::vector<int64_t>& part_columns);
 // The low-rank term of rows [start, stop) for one part.
 struct Expansion {
   int64_t start, stop;
-  const bf16* s;              // [stop - start, rank] at stride s_stride; odd ranks are followed by a zero
-  int64_t s_stride;           // elements, even
+  const bf16* s;     // [stop - start, rank] at stride s_stride; odd ranks are followed by a zero
+  int64_t s_stride;  // elements, even
   int64_t rank;
   const bf16* b;              // the packed pieces of all panels of the part
   const float* column_scale;  // [columns of the part] or null
@@ -36,17 +36,17 @@ struct Expansion {
 
 // Rows [start, stop) of one panel.
 struct PanelJob {
-  const bf16* x;         // row 0 of [rows, depth]
-  int64_t x_stride;      // elements
+  const bf16* x;     // row 0 of [rows, depth]
+  int64_t x_stride;  // elements
   int64_t start, stop;
   int64_t depth;
   const bf16* panel;
-  int64_t width;         // 32, 48 or 64
-  int64_t columns;       // of the panel, at most width
-  int64_t index;         // of the panel in its part
-  const float* bias;     // of the panel's columns, or null
-  float* y;              // row 0, first column of the panel
-  int64_t y_stride;      // elements
+  int64_t width;      // 32, 48 or 64
+  int64_t columns;    // of the panel, at most width
+  int64_t index;      // of the panel in its part
+  const float* bias;  // of the panel's columns, or null
+  float* y;           // row 0, first column of the panel
+  int64_t y_stride;   // elements
   bool accumulate;
   const Expansion* expansions;  // of the part, ascending and disjoint
   int64_t expansion_count;
@@ -81,13 +81,11 @@ class Linear {
 
   // Where panel `panel` lies.
   struct Place {
-    int64_t part, index;       // panel `index` of part `part`
-    int64_t column, columns;   // first column in y, and how many
+    int64_t part, index;      // panel `index` of part `part`
+    int64_t column, columns;  // first column in y, and how many
   };
   Place place(int64_t panel) const;
-  const bf16* panel(int64_t index) const {
-    return reinterpret_cast<const bf16*>(memory_.data()) + index * panel_elements();
-  }
+  const bf16* panel(int64_t index) const { return reinterpret_cast<const bf16*>(memory_.data()) + index * panel_elements(); }
   const float* bias(const Place& place) const {
     return has_bias_[static_cast<size_t>(place.part)] ? biases_.data() + place.column : nullptr;
   }
@@ -103,7 +101,8 @@ class Linear {
 };
 
 // The product of the first `rows` rows of x. `site` names the layer to the adapters; -1: no adapter takes part.
-// Throws std::invalid_argument when shapes, types or an adapter's pieces do not fit. Allocates only scratch, on first use of a shape.
+// Throws std::invalid_argument when shapes, types or an adapter's pieces do not fit. Allocates only scratch, on first use of a
+// shape.
 void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
             Matrix& y, bool accumulate);
 

@@ -88,7 +88,9 @@ using BaseKernel = void (*)(const bf16* x, int64_t stride, const bf16* w, int64_
 using RowKernel = void (*)(const bf16* rows, int64_t stride, const bf16* columns, int64_t depth, float* tile);
 
 template <int V>
-constexpr int kRows = V == 2 ? 12 : V == 3 ? 8 : 6;  // 24 accumulators, and registers left for the columns
+constexpr int kRows = V == 2   ? 12
+                      : V == 3 ? 8
+                               : 6;  // 24 accumulators, and registers left for the columns
 
 template <int V>
 struct Width {
@@ -112,7 +114,9 @@ struct Avx512 {
   static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) {
     const int64_t fetches = (job.depth / 2 + fetch_pairs(tile.rows) - 1) / fetch_pairs(tile.rows);
     ahead.rate = fetches == 0 ? 0 : (ahead.lines + fetches - 1) / fetches;
-    const BaseKernel kernel = job.width == 32 ? Width<2>::base(tile.rows) : job.width == 48 ? Width<3>::base(tile.rows) : Width<4>::base(tile.rows);
+    const BaseKernel kernel = job.width == 32   ? Width<2>::base(tile.rows)
+                              : job.width == 48 ? Width<3>::base(tile.rows)
+                                                : Width<4>::base(tile.rows);
     kernel(job.x + tile.start * job.x_stride, job.x_stride, job.panel, job.depth, tile.values, ahead);
   }
 
