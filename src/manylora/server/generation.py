@@ -55,6 +55,7 @@ class Generation:
                 prompt=sequence.prompt,
                 sampling=replace(sampling, max_tokens=sequence.max_tokens, choice=choice),
                 adapter=adapter,
+                tenant=adapter or "",
             )
             for place, sequence in enumerate(sequences)
             for choice in range(n)
@@ -101,7 +102,7 @@ class Generation:
         delta = answer.push(output)
         clock.tokens(answer.token_count - before)
         self.counts.completion += answer.token_count - before
-        if output.cached_tokens and index % self._n == 0:
+        if before == 0 and index % self._n == 0:  # every output says it; prompts are counted once, not once per choice
             self.counts.cached += output.cached_tokens
         return delta
 
