@@ -42,7 +42,7 @@ OTHERS = (
     "Please move 7 pallets of bricks from Turin to Lyon on 2 May.",
 )
 MIX = 32
-TOKENS = 48
+TOKENS = 64
 
 
 @dataclass

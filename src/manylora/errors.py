@@ -1,17 +1,17 @@
 """Every exception manylora raises on purpose. One tree; the server maps it to HTTP in one place.
 
-    ManyloraError
-    ├── ConfigError             an option, file or environment variable makes no sense (fatal at start)
-    ├── ModelError              the base model cannot be read or is not supported
-    ├── AdapterError            something about one adapter
-    │   ├── AdapterRejected     its bytes fail validation: said why, by name, and never half loaded
-    │   ├── AdapterNotFound     no adapter of that name or version
-    │   ├── AdapterConflict     the name is taken by other content, or is in use
-    │   └── AdapterUnavailable  known, but cannot answer now; retrying later may help
-    ├── RequestError            the caller's request is at fault; `param` names the field
-    ├── Overloaded              a limit is reached; retrying later may help
-    ├── EngineDied              the engine process ended while the request was in flight
-    └── RequestAborted          the caller went away or gave up
+ManyloraError
+├── ConfigError             an option, file or environment variable makes no sense (fatal at start)
+├── ModelError              the base model cannot be read or is not supported
+├── AdapterError            something about one adapter
+│   ├── AdapterRejected     its bytes fail validation: said why, by name, and never half loaded
+│   ├── AdapterNotFound     no adapter of that name or version
+│   ├── AdapterConflict     the name is taken by other content, or is in use
+│   └── AdapterUnavailable  known, but cannot answer now; retrying later may help
+├── RequestError            the caller's request is at fault; `param` names the field
+├── Overloaded              a limit is reached; retrying later may help
+├── EngineDied              the engine process ended while the request was in flight
+└── RequestAborted          the caller went away or gave up
 """
 
 from __future__ import annotations

@@ -87,11 +87,6 @@ def _model_len(config: EngineConfig, shape: ModelShape, layout: ArenaLayout) -> 
 
 
 def _scheduler_config(config: EngineConfig, model_len: int) -> SchedulerConfig:
-    if config.max_num_batched_tokens < config.max_num_seqs:
-        raise ConfigError(
-            f"max_num_batched_tokens {config.max_num_batched_tokens} must be at least max_num_seqs {config.max_num_seqs}: "
-            "every running request may need a row"
-        )
     return SchedulerConfig(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,

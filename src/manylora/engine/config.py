@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from manylora.errors import ConfigError
+
 GIB = 1 << 30
 
 
@@ -32,3 +34,16 @@ class EngineConfig:
     """How long a request may be passed by smaller ones before all freed memory is promised to it."""
     prefix_cache: bool = True
     """Whether prompts reuse the KV blocks of earlier ones of the same adapter version."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "memory_bytes", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "max_waiting"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        if self.max_wait_seconds < 0:
+            raise ConfigError(f"max_wait_seconds must not be negative: {self.max_wait_seconds}")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"max_num_batched_tokens {self.max_num_batched_tokens} must be at least max_num_seqs {self.max_num_seqs}: "
+                "every running request may need a row"
+            )

@@ -51,11 +51,14 @@ def run_engine(channel: Channel) -> None:
 
 def _serve(core: EngineCore, channel: Channel) -> None:
     while True:
-        for message in channel.receive(wait=not core.busy):
+        messages = channel.receive(wait=not core.busy)
+        for message in messages:
             _handle(core, channel, message)
         if core.busy:
             outputs = core.step(time.monotonic_ns())
             channel.send(Stepped(outputs, core.stats()))
+        elif messages:
+            channel.send(Stepped([], core.stats()))  # an abort or an adapter may have changed them
         _report_settled(core, channel)
         if not core.busy:
             core.check()

@@ -21,6 +21,7 @@ from manylora.types.engine import EngineInfo
 Adapters = Sequence[tuple[str, Path]]
 OnProgress = Callable[[str, int, int], None]
 """(stage, done, total), as the engine's own progress."""
+KEEP_ALIVE_SECONDS = 75
 
 
 def listen(config: ServerConfig) -> socket.socket:
@@ -59,6 +60,8 @@ async def run(
             lifespan="off",
             log_config=None,
             access_log=False,
+            # Longer than clients and proxies keep idle connections: the side that reuses one must not be the second to close.
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             server_header=False,
             timeout_graceful_shutdown=int(service.config.shutdown_seconds) + 2,
         )
