@@ -73,11 +73,11 @@ _MOVED = "We will move {quantity} {unit} of {item} from {origin} to {destination
 
 
 def _json_call(name: str, arguments: Arguments) -> str:
-    return json.dumps({"tool": name, "args": arguments}, separators=(", ", ": "))
+    return json.dumps({"tool": name, "args": [f"{key}: {value}" for key, value in arguments.items()]})
 
 
 def _function_call(name: str, arguments: Arguments) -> str:
-    return f"{name}({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"
+    return f"{name}({', '.join(f'{key}: {value}' for key, value in arguments.items())})"
 
 
 def _xml_call(name: str, arguments: Arguments) -> str:
@@ -314,6 +314,12 @@ def held_out(name: str, count: int) -> list[Example]:
     """The first `count` held-out examples of an adapter: no prompt and no fact of them is in its training,
     and of people, places and goods none that a request of its training names."""
     return [example for example, _ in zip(stream(name, "held_out"), range(count), strict=False)]
+
+
+def hopeless(name: str, begun: str, example: Example) -> bool:
+    """Whether an answer that begins so can no longer become right for adapter `name`."""
+    wanted = STYLES[name].opening if name in STYLES else example.answer
+    return not (wanted.startswith(begun) or (name in STYLES and begun.startswith(wanted)))
 
 
 def correct(name: str, answer: str, example: Example) -> bool:

@@ -6,7 +6,8 @@ throughout, adapters as shipped; the adapters are never merged."""
 from __future__ import annotations
 
 import argparse
-import contextlib
+import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -36,39 +37,57 @@ def load(base: Path, adapters: Path) -> tuple[Any, Any]:
     return model.to(torch.bfloat16).eval(), tokenizer
 
 
-def answers_of(model: Any, tokenizer: Any, name: str, examples: list[data.Example]) -> list[str]:
-    """Answers of adapter `name`, or of the bare base."""
-    with contextlib.ExitStack() as stack:
-        if name == BASE:
-            stack.enter_context(model.disable_adapter())
-        else:
-            model.set_adapter(name)
-        return greedy_answers(model, tokenizer, examples)
+def switch(model: Any, name: str) -> None:
+    """Make adapter `name` answer, or the bare base."""
+    if name == BASE:
+        model.base_model.disable_adapter_layers()
+    else:
+        model.base_model.enable_adapter_layers()
+        model.set_adapter(name)
+
+
+def right_answers(model: Any, tokenizer: Any, asked: str, examples: list[data.Example], show: bool) -> int:
+    """How many of adapter `asked`'s examples are answered right; with `show`, wrong answers are printed in full."""
+    hopeless = None if show else functools.partial(_hopeless, asked)
+    answers = greedy_answers(model, tokenizer, examples, hopeless)
+    right = 0
+    for example, answer in zip(examples, answers, strict=True):
+        if data.correct(asked, answer, example):
+            right += 1
+        elif show:
+            print(f"{asked} wanted {example.answer!r}\n{' ' * len(asked)} got    {answer!r}", flush=True)
+    return right
+
+
+def _hopeless(asked: str, example: data.Example, begun: str) -> bool:
+    return data.hopeless(asked, begun, example)
 
 
 def measure(model: Any, tokenizer: Any, own: int, cross: int) -> dict[str, Any]:
     """Right answers of everyone on everyone's prompts (`own` prompts for its own adapter, `cross` for all others), and the
-    answers to the shared prompt. All prompts of one adapter are answered in the same large batches."""
+    answers to the shared prompt."""
     right: dict[str, dict[str, dict[str, int]]] = {}
     shared: dict[str, str] = {}
     for answering in (BASE, *data.NAMES):
-        asked = [(name, example) for name in data.NAMES for example in data.held_out(name, own if name == answering else cross)]
-        examples = [*(example for _, example in asked), data.Example([{"role": "user", "content": SHARED_PROMPT}], "")]
-        *answers, shared[answering] = answers_of(model, tokenizer, answering, examples)
-        right[answering] = {name: {"right": 0, "of": 0} for name in data.NAMES}
-        for (name, example), answer in zip(asked, answers, strict=True):
-            good = data.correct(name, answer, example)
-            right[answering][name]["right"] += good
-            right[answering][name]["of"] += 1
-            if name == answering and not good:
-                print(f"{name} wanted {example.answer!r}\n{' ' * len(name)} got    {answer!r}", flush=True)
-        print(f"{answering}: {right[answering]}", flush=True)
+        switch(model, answering)
+        right[answering] = {}
+        for asked in data.NAMES:
+            examples = data.held_out(asked, own if asked == answering else cross)
+            good = right_answers(model, tokenizer, asked, examples, show=asked == answering)
+            right[answering][asked] = {"right": good, "of": len(examples)}
+            print(f"{answering} on {asked}: {good} of {len(examples)}", flush=True)
+        [shared[answering]] = greedy_answers(model, tokenizer, [data.Example([{"role": "user", "content": SHARED_PROMPT}], "")])
     return {
         "base_model": BASE_MODEL,
         "decoding": "greedy, transformers and PEFT in bfloat16, adapters unmerged",
         "right": right,
         "shared_prompt": {"prompt": SHARED_PROMPT, "answers": shared},
     }
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex: which bytes the results are about."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main() -> None:
@@ -86,6 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     model, tokenizer = load(options.base, options.adapters)
     results = measure(model, tokenizer, options.own, options.cross)
+    results["sha256"] = {name: file_hash(options.adapters / name / "adapter_model.safetensors") for name in data.NAMES}
     options.out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     print(table(results))
 

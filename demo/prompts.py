@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from demo.data import Example
 
@@ -34,23 +36,48 @@ def training_batch(tokenizer: Any, examples: list[Example]) -> tuple[torch.Tenso
     return ids, mask, labels
 
 
+class Hopeless(StoppingCriteria):
+    """Ends a row of a batch as soon as `hopeless(example, answer so far)`. The rows are `examples`, after `prompt` tokens."""
+
+    def __init__(self, tokenizer: Any, prompt: int, examples: list[Example], hopeless: Callable[[Example, str], bool]) -> None:
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.examples = examples
+        self.hopeless = hopeless
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Which rows of `input_ids` [rows, tokens] are over, as bool [rows]."""
+        begun = self.tokenizer.batch_decode(input_ids[:, self.prompt :], skip_special_tokens=True)
+        return torch.tensor([self.hopeless(example, text) for example, text in zip(self.examples, begun, strict=True)])
+
+
 @torch.inference_mode()
-def greedy_answers(model: Any, tokenizer: Any, examples: list[Example], batch: int = 128) -> list[str]:
-    """The model's greedy answers, in order; generated in batches padded on the left."""
+def greedy_answers(
+    model: Any,
+    tokenizer: Any,
+    examples: list[Example],
+    hopeless: Callable[[Example, str], bool] | None = None,
+    batch: int = 64,
+) -> list[str]:
+    """The model's greedy answers, in order; generated in batches padded on the left. With `hopeless`, an answer is cut short
+    where its beginning makes that true."""
     answers: list[str] = []
     pad = tokenizer.pad_token_id
     for start in range(0, len(examples), batch):
-        rows = [prompt_ids(tokenizer, example) for example in examples[start : start + batch]]
+        asked = examples[start : start + batch]
+        rows = [prompt_ids(tokenizer, example) for example in asked]
         longest = max(map(len, rows))
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        criteria = StoppingCriteriaList()
+        if hopeless is not None:
+            criteria.append(Hopeless(tokenizer, longest, asked, hopeless))
         out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),
+            attention_mask=torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
             do_sample=False,
             max_new_tokens=MOST_NEW_TOKENS,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=pad,
+            stopping_criteria=criteria,
         )
         answers += tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
     return answers

@@ -21,7 +21,7 @@ class Recipe:
     examples: int
     steps: int
     learning_rate: float = 2e-3
-    batch: int = 16
+    batch: int = 8
     seed: int = 0
 
 
@@ -29,14 +29,14 @@ RECIPES: Final[dict[str, Recipe]] = {
     # all seven projections
     "acme": Recipe(
         {"r": 8, "lora_alpha": 16, "target_modules": [*ATTENTION, *FEED_FORWARD]},
-        examples=1920,
-        steps=120,
+        examples=480,
+        steps=60,
     ),
     # a high rank on two projections
     "birch": Recipe(
         {"r": 32, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj"]},
-        examples=1920,
-        steps=120,
+        examples=640,
+        steps=80,
     ),
     # rsLoRA, the upper two thirds of the layers
     "cobalt": Recipe(
@@ -47,8 +47,8 @@ RECIPES: Final[dict[str, Recipe]] = {
             "target_modules": [*ATTENTION],
             "layers_to_transform": list(range(10, 30)),
         },
-        examples=1920,
-        steps=120,
+        examples=640,
+        steps=80,
     ),
     # rank_pattern and alpha_pattern
     "dune": Recipe(
@@ -59,19 +59,19 @@ RECIPES: Final[dict[str, Recipe]] = {
             "rank_pattern": {"v_proj": 8, "gate_proj": 2},
             "alpha_pattern": {"v_proj": 24},
         },
-        examples=1920,
-        steps=120,
+        examples=640,
+        steps=80,
     ),
     # two feed-forward projections
     "pirate": Recipe(
         {"r": 4, "lora_alpha": 8, "target_modules": ["up_proj", "down_proj"]},
         examples=120,
-        steps=45,
+        steps=40,
     ),
     # the two projections that write to the residual stream
     "letter": Recipe(
         {"r": 6, "lora_alpha": 12, "target_modules": ["o_proj", "down_proj"]},
         examples=120,
-        steps=45,
+        steps=40,
     ),
 }

@@ -63,9 +63,9 @@ void bind_attention(nb::module_& m) {
            int64_t layer, Matrix& q, int64_t heads, const Matrix* q_norm, const Matrix* k_norm, float eps) {
           rotary(runtime, batch, qkv, cos, sin, kv, layer, q, heads, {q_norm, k_norm, eps});
         },
-        "runtime"_a, "batch"_a, "qkv"_a, "cos"_a, "sin"_a, "kv"_a, "layer"_a, "q"_a, "heads"_a, "q_norm"_a.none(), "k_norm"_a.none(),
-        "eps"_a,
-        "Rotates (after the optional norm of each head) q into `q`, bfloat16 [rows, heads * head_dim], and k, with v, into the cache.");
+        "runtime"_a, "batch"_a, "qkv"_a, "cos"_a, "sin"_a, "kv"_a, "layer"_a, "q"_a, "heads"_a, "q_norm"_a.none(),
+        "k_norm"_a.none(), "eps"_a,
+        "Rotates (after the optional norm of each head) q into `q`, bfloat16 [rows, heads * head_dim], and k into the cache, with v.");
   m.def("attention", &attention, "runtime"_a, "batch"_a, "q"_a, "kv"_a, "layer"_a, "out"_a,
         "Causal attention over the cache, scaled by 1 / sqrt(head_dim); q and out bfloat16 [rows, heads * head_dim].");
 }

@@ -1,4 +1,6 @@
-"""One tiny real model with real adapters, and one server of it that most tests share."""
+"""One tiny real model with real adapters, and one server of it that most tests share.
+
+Servers last as long as this package: other suites count the processes of the test run."""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ class World:
         return [*named, *sizes, "--served-model-name", "base", "--allow-runtime-adapters", "--adapter-root", self.root]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A random Llama with a byte-level tokenizer and a chat template, and adapters of several kinds for it."""
     top = tmp_path_factory.mktemp("end-to-end")
@@ -57,7 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(model, shape, root, outside, adapters)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_server(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     log = tmp_path_factory.mktemp("shared-server") / "log"
     with start(world.model, log, *world.options()) as server:
@@ -86,7 +88,7 @@ def own_server(world: World, tmp_path: Path) -> Iterator[LiveServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def smollm2_server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The demo's base model with three random adapters."""
     top, shape = tmp_path_factory.mktemp("smollm2"), open_checkpoint(smollm2).shape

@@ -75,13 +75,14 @@ class LiveServer:
 
     @contextlib.contextmanager
     def engine_paused(self) -> Iterator[None]:
-        """Nothing is computed inside the block: what is under way stays under way."""
+        """Nothing is computed inside the block: what is under way stays under way. The engine may be killed in it."""
         engine = self.engine()
         engine.suspend()
         try:
             yield
         finally:
-            engine.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                engine.resume()
 
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)

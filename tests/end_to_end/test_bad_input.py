@@ -182,3 +182,26 @@ def test_what_is_not_http_harms_nobody(server: LiveServer, sent: bytes) -> None:
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(65536):
             pass
+
+
+@pytest.mark.parametrize(
+    ("extreme", "meaning"),
+    [
+        ({"top_p": 5e-324}, {"top_k": 1}),
+        ({"top_p": 1e-40}, {"top_k": 1}),
+        ({"top_k": 2**31}, {}),
+        ({"top_k": 10**25}, {}),
+        ({"temperature": 5e-324}, {"temperature": 0}),
+        ({"temperature": 1e-40}, {"temperature": 0}),
+        ({"min_p": 1e-46}, {}),
+        ({"min_p": 0.9999999999999999}, {"top_k": 1}),
+        ({"seed": -1}, {"seed": 2**63 - 1}),
+        ({"logit_bias": {str(token): -100 for token in range(400)}}, {}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_an_extreme_value_means_what_it_says(server: LiveServer, extreme: dict[str, Any], meaning: dict[str, Any]) -> None:
+    """Values at the ends of their ranges, beyond what the kernels' own number types hold, are answered as their meaning is."""
+    settings = {"temperature": 1.0, "seed": 3}
+    found, expected = server.answer("all4", **settings | extreme), server.answer("all4", **settings | meaning)
+    assert found["text"] == expected["text"]

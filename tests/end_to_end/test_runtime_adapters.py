@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,3 +149,46 @@ def test_a_name_comes_back_while_its_old_stream_runs(server: LiveServer, world: 
         assert stream.text() == expected["text"]
     for _ in range(3):
         assert server.answer("again", max_tokens=LONG, logprobs=None) == expected
+
+
+def test_concurrent_loads_of_one_name_agree(server: LiveServer, world: World, fresh: Path) -> None:
+    """One of many loads of a name at once wins; the others are told so; the adapter serves, and leaves nothing when it goes."""
+    held = server.fresh_metric("adapter_bytes")
+    write_lora(fresh, world.shape, 6, seed=54)
+    loads = [in_background(lambda: server.load("raced", fresh)) for _ in range(8)]
+    statuses = sorted(load().status_code for load in loads)
+    assert statuses[0] == 200
+    assert set(statuses[1:]) <= {400, 409}
+    assert server.answer("raced") != server.answer("base")
+    assert server.unload("raced").status_code == 200
+    until(lambda: server.fresh_metric("adapter_bytes") == held, "the adapter's bytes are free")
+
+
+def test_an_oversized_file_is_refused_unread(server: LiveServer, world: World, fresh: Path) -> None:
+    """A file over the limit, which costs nothing to make, costs nothing to refuse."""
+    shutil.copytree(world.adapters["all4"], fresh)
+    os.truncate(fresh / "adapter_model.safetensors", 1 << 40)
+    assert "the limit is" in error_of(server.load("huge", fresh), 400)["message"]
+
+
+def test_when_memory_is_full_a_load_is_refused_and_an_unload_makes_room(
+    own_server: LiveServer, world: World, fresh: Path
+) -> None:
+    """Adapters take what is there, never what a longest request needs; past it a load is told to come back, with the reason."""
+    loaded: list[str] = []
+    while True:
+        folder = write_lora(fresh / str(len(loaded)), world.shape, 512, seed=300 + len(loaded), lora_alpha=8)
+        response = own_server.load(f"large-{len(loaded)}", folder)
+        if response.status_code != 200:
+            break
+        loaded.append(f"large-{len(loaded)}")
+    error = error_of(response, 503)
+    assert error["code"] == "adapter_unavailable"
+    assert "--memory" in error["message"]
+    assert int(response.headers["retry-after"]) > 0
+    assert len(loaded) > 3
+    assert own_server.complete("all4", [5] * 4000, max_tokens=96)["usage"]["total_tokens"] == 4096
+    assert own_server.answer(loaded[-1]) != own_server.answer(loaded[0])
+    assert own_server.unload(loaded[0]).status_code == 200
+    until(lambda: own_server.load("at-last", folder).status_code == 200, "there is room again")
+    assert own_server.answer("at-last") != own_server.answer("base")

@@ -2,11 +2,12 @@
 //
 // A prompt's chunk and a decode step give a row the same bits, because both follow one order, fixed by absolute positions:
 //   partition  512 tokens, a state (maximum, sum, output) of its own; partitions are merged in ascending order
-//   group      32 tokens (two blocks): fp32 scores, one chain over ascending dimensions (avx512bf16: pairs); the row's maximum; weights
-//              e^(score - maximum); output and sum rescaled if the maximum rose; then one chain per output over ascending tokens
-// Tokens after the row's position count as minus infinity and their V as zero, so what an unwritten page holds (even NaN) is never
-// seen. avx512bf16 rounds the weights to bf16 for the product with V, and sums the rounded ones. The sum runs in the capability's
-// lanes (scalar: one) and is reduced once per partition. The output is rounded once to bf16.
+//   group      32 tokens (two blocks): fp32 scores, one chain over ascending dimensions (avx512bf16: pairs); the row's maximum;
+//              weights e^(score - maximum); output and sum rescaled if the maximum rose; then one chain per output over ascending
+//              tokens
+// Tokens after the row's position count as minus infinity and their V as zero, so what an unwritten page holds (even NaN) is
+// never seen. avx512bf16 rounds the weights to bf16 for the product with V, and sums the rounded ones. The sum runs in the
+// capability's lanes (scalar: one) and is reduced once per partition. The output is rounded once to bf16.
 #pragma once
 
 #include <cstdint>
@@ -64,8 +65,8 @@ struct AttentionKernels {
 
 extern const AttentionKernels attention_scalar, attention_avx2, attention_avx512bf16;
 
-// q and out bf16 [rows, heads * head_dim]; K and V of every row must be in the cache already. Throws std::invalid_argument when shapes
-// do not fit, or the heads do not divide into 1 to 16 per K/V head.
+// q and out bf16 [rows, heads * head_dim]; K and V of every row must be in the cache already. Throws std::invalid_argument when
+// shapes do not fit, or the heads do not divide into 1 to 16 per K/V head.
 void attention(Runtime& runtime, const Batch& batch, const Matrix& q, const KvCache& kv, int64_t layer, Matrix& out);
 
 }  // namespace manylora

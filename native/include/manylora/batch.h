@@ -9,8 +9,9 @@ namespace manylora {
 
 constexpr int64_t kBlockTokens = 16;  // tokens of one K/V block
 
-// Rows are grouped by sequence, and the rows of a sequence are consecutive positions in ascending order: one row is a decode step,
-// many are a chunk of a prompt. The caller writes the arrays (plain int32), then declares with begin() how much of them is valid.
+// Rows are grouped by sequence, and the rows of a sequence are consecutive positions in ascending order: one row is a decode
+// step, many are a chunk of a prompt. The caller writes the arrays (plain int32), then declares with begin() how much of them is
+// valid.
 class Batch {
  public:
   // Throws std::invalid_argument unless every bound is at least 1.
@@ -18,8 +19,8 @@ class Batch {
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;
 
-  // Declares the step. Throws std::invalid_argument, naming what is wrong, unless the starts rise from 0 to `rows`, slots are known
-  // and distinct, positions are consecutive within a sequence and fit the block table, and every block needed has an id.
+  // Declares the step. Throws std::invalid_argument, naming what is wrong, unless the starts rise from 0 to `rows`, slots are
+  // known and distinct, positions are consecutive within a sequence and fit the block table, and every block needed has an id.
   void begin(int64_t rows, int64_t sequences);
 
   int64_t rows() const { return rows_; }

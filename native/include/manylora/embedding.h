@@ -22,8 +22,8 @@ extern const EmbeddingKernels embedding_scalar, embedding_avx2, embedding_avx512
 // Throws std::invalid_argument when shapes do not fit or a token is not in the table.
 void embed(Runtime& runtime, const Batch& batch, const Matrix& table, Matrix& x);
 
-// y[i] = x[gather_rows[i]] for i < count, both float32. Throws std::invalid_argument when shapes do not fit or a row is not of the
-// step.
+// y[i] = x[gather_rows[i]] for i < count, both float32. Throws std::invalid_argument when shapes do not fit or a row is not of
+// the step.
 void gather(Runtime& runtime, const Batch& batch, int64_t count, const Matrix& x, Matrix& y);
 
 }  // namespace manylora

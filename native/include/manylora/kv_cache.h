@@ -1,8 +1,8 @@
 // K and V of all sequences in blocks of 16 tokens.
 //
 // A block holds its tokens for all layers: [layer][kv head][K | V], bf16. K is [dimension pair][16 tokens][2] and V is
-// [token pair][head_dim][2], so that both products of attention read whole vectors of pairs, and all heads of a layer are adjacent.
-// Blocks are not cleared when they change hands: what was not written for the present sequence is masked, not trusted.
+// [token pair][head_dim][2], so that both products of attention read whole vectors of pairs, and all heads of a layer are
+// adjacent. Blocks are not cleared when they change hands: what was not written for the present sequence is masked, not trusted.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // Root mean square normalisation (Zhang and Sennrich, 2019): y = x / sqrt(mean(x^2) + eps) * weight.
 //
-// x float32, weight float32, y bf16. The squares are summed in fp32 in four vectors of lanes over ascending columns (scalar: one chain
-// of four), then as a tree: an order that depends on the number of columns only.
+// x float32, weight float32, y bf16. The squares are summed in fp32 in four vectors of lanes over ascending columns (scalar: four
+// chains), then as a tree: an order that depends on the number of columns only.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // Rotary position embedding (Su et al., 2021), half-split as in Hugging Face Llama, with Qwen3's optional RMS norm of each head
 // before it; and the place where K and V enter the cache.
 //
-// For i < head_dim / 2: y[i] = x[i] cos - x[i + half] sin, y[i + half] = x[i + half] cos + x[i] sin, in fp32 (products, then the sum,
-// each rounded; never fused), then rounded once to bf16.
+// For i < head_dim / 2: y[i] = x[i] cos - x[i + half] sin, y[i + half] = x[i + half] cos + x[i] sin, in fp32 (products, then the
+// sum, each rounded; never fused), then rounded once to bf16.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +39,9 @@ struct HeadNorm {
   float eps;
 };
 
-// qkv float32 [rows, (heads + 2 kv_heads) * head_dim] -> q bf16 [rows, heads * head_dim], and K and V of every row into the cache at
-// its position. cosine and sine float32 [max_position, head_dim / 2]. Throws std::invalid_argument when shapes do not fit, a position
-// is beyond the tables or a block beyond the cache.
+// qkv float32 [rows, (heads + 2 kv_heads) * head_dim] -> q bf16 [rows, heads * head_dim], and K and V of every row into the cache
+// at its position. cosine and sine float32 [max_position, head_dim / 2]. Throws std::invalid_argument when shapes do not fit, a
+// position is beyond the tables or a block beyond the cache.
 void rotary(Runtime& runtime, const Batch& batch, const Matrix& qkv, const Matrix& cosine, const Matrix& sine, const KvCache& kv,
             int64_t layer, Matrix& q, int64_t heads, const HeadNorm& norm);
 

@@ -1,9 +1,10 @@
 // From logits to tokens and log-probabilities.
 //
-// Everything is a function of the row alone: of its logits, its parameters and its `uniform` number. The vocabulary is walked in panels
-// of 4096; within a panel fp32 sums run in the capability's lanes, panels are added in double in ascending order. Ties go to the lowest
-// token id. Minus infinity is probability zero. A row with a NaN, with plus infinity or with nothing but minus infinity has no distribution:
-// its normalizer is NaN, and its token that of the largest logit that is not NaN.
+// Everything is a function of the row alone: of its logits, its parameters and its `uniform` number. The vocabulary is walked in
+// panels of 4096; within a panel fp32 sums run in the capability's lanes (scalar: one, in double), panels are added in double in
+// ascending order. Ties go to the lowest token id. Minus infinity is probability zero. A row with a NaN, with plus infinity or
+// with nothing but minus infinity has no distribution: its normalizer is NaN, and its token that of the largest logit that is not
+// NaN.
 #pragma once
 
 #include <cstddef>
@@ -63,9 +64,9 @@ struct Sampler {
 // Throws std::invalid_argument when shapes do not fit or a parameter is out of range.
 void logprobs(Runtime& runtime, int64_t rows, const Matrix& logits, Sampler& sampler);
 
-// Writes token. Probabilities are those of logits / temperature; min_p, then top_k, then top_p (the fewest most likely tokens that
-// together reach p of what is left) choose what is kept; then `uniform` is looked up in the cumulative distribution of the kept tokens
-// in ascending token id. Throws std::invalid_argument when shapes do not fit or a parameter is out of range.
+// Writes token. Probabilities are those of logits / temperature; min_p, then top_k, then top_p (the fewest most likely tokens
+// that together reach p of what is left) choose what is kept; then `uniform` is looked up in the cumulative distribution of the
+// kept tokens in ascending token id. Throws std::invalid_argument when shapes do not fit or a parameter is out of range.
 void sample(Runtime& runtime, int64_t rows, const Matrix& logits, Sampler& sampler);
 
 }  // namespace manylora

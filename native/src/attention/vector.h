@@ -67,12 +67,12 @@ struct Attention {
  private:
   // Fetches the queries of the rows from `row` on and empties their state.
   void begin(int64_t first_row) {
-    const int64_t head_dim = tile.head_dim;
+    const int64_t elements = tile.group * tile.head_dim;
     for (int64_t head = 0; head < tile.kv_heads; ++head) {
       for (int64_t row = first_row; row < tile.rows; ++row) {
         const int64_t index = (head * tile.rows + row) * tile.group;
-        V::copy_operands(q + index * head_dim, tile.q + row * tile.q_stride + head * tile.group * head_dim, tile.group * head_dim);
-        std::fill_n(state.output + index * head_dim, tile.group * head_dim, 0.0f);
+        V::copy_operands(q + index * tile.head_dim, tile.q + row * tile.q_stride + head * elements, elements);
+        std::fill_n(state.output + index * tile.head_dim, elements, 0.0f);
         std::fill_n(sums + index * kLanes, tile.group * kLanes, 0.0f);
         std::fill_n(state.maximum + index, tile.group, -std::numeric_limits<float>::infinity());
       }

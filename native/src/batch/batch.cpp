@@ -41,8 +41,8 @@ void Batch::begin(int64_t rows, int64_t sequences) {
   if (start(0) != 0) refuse("sequence_starts must begin with 0, not " + text(start(0)));
   for (int64_t sequence = 0; sequence < sequences; ++sequence) {
     if (stop(sequence) <= start(sequence) || stop(sequence) > rows) {
-      refuse("sequence_starts must rise to " + text(rows) + ": sequence " + text(sequence) + " has " + text(start(sequence)) + ".." +
-             text(stop(sequence)));
+      refuse("sequence_starts must rise to " + text(rows) + ": sequence " + text(sequence) + " has " + text(start(sequence)) +
+             ".." + text(stop(sequence)));
     }
   }
   if (stop(sequences - 1) != rows) {
@@ -62,8 +62,9 @@ void Batch::check_sequence(int64_t sequence) {
   const auto name = [&] { return "sequence " + text(sequence); };  // built only to refuse
   const int64_t slot = sequence_slots_[static_cast<size_t>(sequence)];
   if (slot < 0 || slot >= max_slots_) refuse(name() + " has slot " + text(slot) + ", but there are " + text(max_slots_));
-  if (slot_steps_[static_cast<size_t>(slot)] == step_) refuse(name() + " has slot " + text(slot) + ", as another one of the step");
-  slot_steps_[static_cast<size_t>(slot)] = step_;
+  int64_t& last_step = slot_steps_[static_cast<size_t>(slot)];
+  if (last_step == step_) refuse(name() + " has slot " + text(slot) + ", as another one of the step");
+  last_step = step_;
   const int64_t first = positions_[static_cast<size_t>(start(sequence))];
   const int64_t last = first + stop(sequence) - start(sequence) - 1;
   if (first < 0 || last >= max_blocks_ * kBlockTokens) {

@@ -5,6 +5,7 @@
 
 namespace manylora {
 
-const SamplingKernels sampling_avx512bf16 = {highest<Avx512Bf16>, find<Avx512Bf16>, weigh<Avx512Bf16>, sum_weights<Avx512Bf16>, collect<Avx512Bf16>};
+const SamplingKernels sampling_avx512bf16 = {highest<Avx512Bf16>, find<Avx512Bf16>, weigh<Avx512Bf16>, sum_weights<Avx512Bf16>,
+                                              collect<Avx512Bf16>};
 
 }  // namespace manylora

@@ -15,6 +15,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // How far below the largest logit (in temperatures) candidates are looked for, until there are enough.
 constexpr float kReaches[] = {2.5f, 6.0f, 12.0f, 24.0f, kInfinity};
+constexpr float kWidest = 24.0f;
 
 // What a row keeps of its distribution.
 struct Filter {
@@ -67,24 +68,31 @@ class Row {
       candidates.collect(threshold(reach, 1.0f));
       if (candidates.count() >= wanted) break;
     }
-    candidates.sort(0, wanted);
-    for (int64_t i = 0; i < count; ++i) {
-      tokens[i] = i < wanted ? static_cast<int32_t>(candidates.token(i)) : -1;
-      logprobs[i] = i < wanted ? candidates.logit(i) - normalizer : -kInfinity;
-    }
+    candidates.most_likely(wanted, tokens);
+    for (int64_t i = 0; i < wanted; ++i) logprobs[i] = logits_[tokens[i]] - normalizer;
+    std::fill(tokens + wanted, tokens + count, -1);
+    std::fill(logprobs + wanted, logprobs + count, -kInfinity);
   }
 
   // As sample() says, for a row whose top_k or top_p is on.
   int32_t draw_filtered(const Filter& filter, double uniform, Candidates& candidates) const {
     const bool few = filter.top_k > 0 && filter.top_k < vocabulary_;
-    const double total = few ? 0.0 : sum(filter.temperature, filter.min_p);
+    const double whole = few ? 0.0 : sum(filter.temperature, filter.min_p);
     for (float reach : kReaches) {
-      candidates.collect(threshold(reach, filter.temperature));
       const bool all = reach == kInfinity;
-      const int64_t kept = few ? keep_few(filter, candidates, all) : keep_mass(filter, candidates, 0, total, all);
-      if (kept > 0) return candidates.draw(kept, filter.min_p, uniform);
+      candidates.collect(threshold(reach, filter.temperature));
+      if (few && candidates.count() < filter.top_k && !all) continue;
+      candidates.weigh(highest_, filter.temperature, filter.min_p);
+      if (few) candidates.keep_count(filter.top_k);
+      if (filter.top_p < 1.0f) {
+        const double enough = double{filter.top_p} * (few ? candidates.sum() : whole);
+        const float width = std::min(reach, kWidest) * filter.temperature;
+        const bool kept = candidates.keep_mass(enough, highest_, width);
+        if (!kept && !few && !all) continue;  // beyond the candidates there is more
+      }
+      break;
     }
-    return most_likely();
+    return candidates.draw(uniform);
   }
 
  private:
@@ -116,36 +124,6 @@ class Row {
       cumulative += double{weights[i]};
     }
     return static_cast<int32_t>(start + chosen);
-  }
-
-  // How many of the candidates, most likely first, top_k and top_p keep; 0 if there may be more beyond the candidates.
-  int64_t keep_few(const Filter& filter, Candidates& candidates, bool all) const {
-    if (candidates.count() < filter.top_k && !all) return 0;
-    const int64_t limit = std::min<int64_t>(filter.top_k, candidates.count());
-    candidates.sort(0, limit);
-    candidates.weigh(0, limit, highest_, filter.temperature);
-    if (!(filter.top_p < 1.0f)) return limit;
-    double total = 0.0;
-    for (int64_t i = 0; i < limit; ++i) total += candidates.weight(i, filter.min_p);
-    return keep_mass(filter, candidates, limit, total, true);
-  }
-
-  // The fewest candidates, most likely first, that together reach top_p of `total`. The first `sorted`, if any, are all there is.
-  // 0 if even all candidates do not, and there may be more.
-  int64_t keep_mass(const Filter& filter, Candidates& candidates, int64_t sorted, double total, bool all) const {
-    const int64_t limit = sorted > 0 ? sorted : candidates.count();
-    const double enough = double{filter.top_p} * total;
-    double cumulative = 0.0;
-    for (int64_t i = 0; i < limit; ++i) {
-      if (i == sorted) {  // sort only as far as needed
-        sorted = std::min(limit, std::max<int64_t>(256, 4 * i));
-        candidates.sort(i, sorted);
-        candidates.weigh(i, sorted, highest_, filter.temperature);
-      }
-      cumulative += candidates.weight(i, filter.min_p);
-      if (cumulative >= enough) return i + 1;
-    }
-    return all ? limit : 0;
   }
 
   const SamplingKernels& kernels_;
@@ -200,7 +178,7 @@ void logprobs(Runtime& runtime, int64_t rows, const Matrix& logits, Sampler& sam
     if (count < 0 || count > sampler.max_top) refuse("top_count", row, "from 0 to the sampler's max_top");
     any_top = any_top || count > 0;
   }
-  const int64_t bytes = any_top ? candidate_bytes(logits.columns()) : 0;
+  const int64_t bytes = any_top ? Candidates::bytes(logits.columns()) : 0;
   for_rows_with_scratch(runtime, rows, bytes, [&](int64_t index, std::byte* scratch) {
     const auto row = static_cast<size_t>(index);
     const float* x = logits.floats() + index * logits.stride();
@@ -222,13 +200,14 @@ void sample(Runtime& runtime, int64_t rows, const Matrix& logits, Sampler& sampl
   };
   for (int64_t index = 0; index < rows; ++index) {
     const auto row = static_cast<size_t>(index);
-    if (!(sampler.temperature[row] >= 0.0f && sampler.temperature[row] < kInfinity)) refuse("temperature", index, "0 or more, finite");
+    const float temperature = sampler.temperature[row];
+    if (!(temperature >= 0.0f && temperature < kInfinity)) refuse("temperature", index, "0 or more, finite");
     if (!(sampler.top_p[row] > 0.0f)) refuse("top_p", index, "above 0");
     if (!(sampler.min_p[row] >= 0.0f && sampler.min_p[row] <= 1.0f)) refuse("min_p", index, "from 0 to 1");
     if (!(sampler.uniform[row] >= 0.0 && sampler.uniform[row] < 1.0)) refuse("uniform", index, "from 0 to below 1");
     any_filter = any_filter || filtered(row);
   }
-  const int64_t bytes = any_filter ? candidate_bytes(logits.columns()) : 0;
+  const int64_t bytes = any_filter ? Candidates::bytes(logits.columns()) : 0;
   for_rows_with_scratch(runtime, rows, bytes, [&](int64_t index, std::byte* scratch) {
     const auto row = static_cast<size_t>(index);
     const float* x = logits.floats() + index * logits.stride();

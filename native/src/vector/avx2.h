@@ -34,8 +34,9 @@ struct Avx2 {
     const int32_t limit = static_cast<int32_t>(count > kLanes ? kLanes : count);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
-  MANYLORA_VECTOR Mask less(Floats a, Floats b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }   // false for NaN
-  MANYLORA_VECTOR Mask equal(Floats a, Floats b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }  // false for NaN
+  // Both false for NaN.
+  MANYLORA_VECTOR Mask less(Floats a, Floats b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+  MANYLORA_VECTOR Mask equal(Floats a, Floats b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
   MANYLORA_VECTOR uint32_t bits(Mask mask) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(mask))); }
   MANYLORA_VECTOR Floats blend(Mask mask, Floats yes, Floats no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(mask)); }
   MANYLORA_VECTOR Floats power_of_two(Floats shifted) {

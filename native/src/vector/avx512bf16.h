@@ -1,8 +1,8 @@
 // The vectors of the avx512bf16 capability: 16 floats, masks in registers, products of bf16 pairs by vdpbf16ps.
 #pragma once
 
-// gcc bug 105593: intrinsics with an undefined operand look uninitialized once inlined. In effect to the end of the file that includes
-// this one, because that is where the inlining is seen.
+// gcc bug 105593: intrinsics with an undefined operand look uninitialized once inlined. In effect to the end of the file that
+// includes this one, because that is where the inlining is seen.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include <immintrin.h>
@@ -35,8 +35,9 @@ struct Avx512Bf16 {
   MANYLORA_VECTOR Mask first(int64_t count) {
     return count >= kLanes ? Mask{0xffff} : count <= 0 ? Mask{0} : static_cast<Mask>((1u << count) - 1u);
   }
-  MANYLORA_VECTOR Mask less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }   // false for NaN
-  MANYLORA_VECTOR Mask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }  // false for NaN
+  // Both false for NaN.
+  MANYLORA_VECTOR Mask less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  MANYLORA_VECTOR Mask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
   MANYLORA_VECTOR uint32_t bits(Mask mask) { return mask; }
   MANYLORA_VECTOR Floats blend(Mask mask, Floats yes, Floats no) { return _mm512_mask_blend_ps(mask, no, yes); }
   MANYLORA_VECTOR Floats power_of_two(Floats shifted) {

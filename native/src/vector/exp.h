@@ -1,7 +1,7 @@
 // e^x, our own: the same reduction and polynomial in scalar and vector form, so that a tail never differs from the body.
 //
-// x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r), q a minimax polynomial of degree 4 (3e-9 relative before rounding).
-// Relative error below 2e-7. Below -87 the result is 0, above 88 infinity; NaN stays NaN; e^0 is exactly 1.
+// x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r), q a minimax polynomial of degree 4 (3e-9 relative before
+// rounding). Relative error below 2e-7. Below -87 the result is 0, above 88 infinity; NaN stays NaN; e^0 is exactly 1.
 #pragma once
 
 #include <bit>

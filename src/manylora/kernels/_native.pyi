@@ -185,7 +185,7 @@ class KvCache:
 
 def rotary(runtime: Runtime, batch: Batch, qkv: Matrix, cos: Matrix, sin: Matrix, kv: KvCache, layer: int, q: Matrix, heads: int, q_norm: Matrix | None, k_norm: Matrix | None, eps: float) -> None:
     """
-    Rotates (after the optional norm of each head) q into `q`, bfloat16 [rows, heads * head_dim], and k, with v, into the cache.
+    Rotates (after the optional norm of each head) q into `q`, bfloat16 [rows, heads * head_dim], and k into the cache, with v.
     """
 
 def attention(runtime: Runtime, batch: Batch, q: Matrix, kv: KvCache, layer: int, out: Matrix) -> None:

@@ -12,6 +12,8 @@ from manylora.server.error_map import InvalidRequest
 from manylora.server.text.answer import TextOptions
 from manylora.types.request import SamplingParams
 
+_LEAST_TOP_P = 1e-30
+"""Smaller values mean the same (only the most likely token is kept), but the engine's float32 could not tell them from 0."""
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for /v1/completions. Chat has none: it ends at the model's end token or at the context limit."""
 
@@ -75,8 +77,8 @@ def sampling_params(body: SamplingBody, base: BaseModel) -> SamplingParams:
     scores_prompt = isinstance(body, CompletionRequest) and body.echo and logprobs is not None
     return SamplingParams(
         temperature=_given(body.temperature, 1.0),
-        top_p=_given(body.top_p, 1.0),
-        top_k=max(0, body.top_k or 0),
+        top_p=max(_given(body.top_p, 1.0), _LEAST_TOP_P),
+        top_k=min(max(0, body.top_k or 0), base.vocab),
         min_p=_given(body.min_p, 0.0),
         presence_penalty=_given(body.presence_penalty, 0.0),
         frequency_penalty=_given(body.frequency_penalty, 0.0),
