@@ -2,8 +2,8 @@
 //
 //   bench_linear [threads] [capability] [repetitions]
 //
-// Variants are interleaved, repetition by repetition. "best" is the sum over the products of each one's best time, what the machine
-// can do when nobody else uses it; "med" is the median of whole passes, what it did.
+// Variants are interleaved, repetition by repetition. "best" is the sum over the products of each one's best time, what the
+// machine can do when nobody else uses it; "med" is the median of whole passes, what it did.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -60,7 +60,8 @@ std::unique_ptr<Linear> make_weight(Runtime& runtime, const Site& site, Random& 
 
 // All seven projections of all layers. Packed bytes need no meaning here, only values.
 struct Resident {
-  Resident(const std::vector<std::unique_ptr<Linear>>& weights, int64_t rank, Random& random) : arena(size_for(weights, rank)), adapter(arena) {
+  Resident(const std::vector<std::unique_ptr<Linear>>& weights, int64_t rank, Random& random)
+      : arena(size_for(weights, rank)), adapter(arena) {
     random.fill(reinterpret_cast<bf16*>(arena.data()), arena.bytes() / 2);
     int64_t offset = 0;
     for (int64_t site = 0; site < kLayers * 4; ++site) {
@@ -76,7 +77,8 @@ struct Resident {
     int64_t bytes = 0;
     for (int64_t site = 0; site < kLayers * 4; ++site) {
       const Linear& weight = *weights[static_cast<size_t>(site)];
-      for (int64_t columns : weight.part_columns()) bytes += lora_a_bytes(rank, weight.depth()) + lora_b_bytes(rank, columns, weight.width());
+      for (int64_t columns : weight.part_columns())
+        bytes += lora_a_bytes(rank, weight.depth()) + lora_b_bytes(rank, columns, weight.width());
     }
     return static_cast<size_t>(bytes);
   }
@@ -103,7 +105,8 @@ struct Pass {
   const std::vector<std::unique_ptr<Linear>>& weights;
   std::vector<std::unique_ptr<Matrix>> x, y;
 
-  Pass(Runtime& runtime_, const std::vector<std::unique_ptr<Linear>>& weights_, int64_t rows, Random& random) : runtime(runtime_), weights(weights_) {
+  Pass(Runtime& runtime_, const std::vector<std::unique_ptr<Linear>>& weights_, int64_t rows, Random& random)
+      : runtime(runtime_), weights(weights_) {
     for (const auto& weight : weights) {
       if (x.size() < 5) {
         const bool head = &weight == &weights.back();
@@ -156,19 +159,34 @@ int main(int argc, char** argv) {
   Random random;
   std::vector<std::unique_ptr<Linear>> weights;
   double parameters = 0;
-  for (int64_t site = 0; site < kLayers * 4; ++site) weights.push_back(make_weight(runtime, kSites[static_cast<size_t>(site % 4)], random));
+  for (int64_t site = 0; site < kLayers * 4; ++site)
+    weights.push_back(make_weight(runtime, kSites[static_cast<size_t>(site % 4)], random));
   weights.push_back(make_weight(runtime, kHead, random));
   for (const auto& weight : weights) parameters += static_cast<double>(weight->columns() * weight->depth());
   std::vector<std::unique_ptr<Resident>> adapters;
   for (int i = 0; i < 16; ++i) adapters.push_back(std::make_unique<Resident>(weights, 16, random));
-  std::printf("%s, %d threads, %.1f MB of weights, %.1f MB per adapter of rank 16\n", name_of(runtime.capability()), threads, parameters * 2e-6,
-              static_cast<double>(adapters[0]->arena.bytes()) * 1e-6);
-  std::printf("%5s %9s | %8s %8s %7s %8s | %8s %8s %7s | read ms\n", "rows", "adapters", "base min", "med", "GB/s", "GFLOP/s", "lora min", "med", "added");
-  for (const auto& [rows, count] : {std::pair{1, 1}, {2, 2}, {4, 4}, {8, 8}, {12, 12}, {16, 16}, {24, 16}, {32, 1}, {32, 16}, {64, 16}, {128, 16}, {512, 1}, {512, 16}}) {
+  std::printf("%s, %d threads, %.1f MB of weights, %.1f MB per adapter of rank 16\n", name_of(runtime.capability()), threads,
+              parameters * 2e-6, static_cast<double>(adapters[0]->arena.bytes()) * 1e-6);
+  std::printf("%5s %9s | %8s %8s %7s %8s | %8s %8s %7s | read ms\n", "rows", "adapters", "base min", "med", "GB/s", "GFLOP/s",
+              "lora min", "med", "added");
+  for (const auto& [rows, count] : {std::pair{1, 1},
+                                    {2, 2},
+                                    {4, 4},
+                                    {8, 8},
+                                    {12, 12},
+                                    {16, 16},
+                                    {24, 16},
+                                    {32, 1},
+                                    {32, 16},
+                                    {64, 16},
+                                    {128, 16},
+                                    {512, 1},
+                                    {512, 16}}) {
     Pass pass(runtime, weights, rows, random);
     Segments none(0), mixed(count);
     mixed.reset(rows);
-    for (int i = 0; i < count; ++i) mixed.add(i * rows / count, (i + 1) * rows / count, adapters[static_cast<size_t>(i)]->adapter);
+    for (int i = 0; i < count; ++i)
+      mixed.add(i * rows / count, (i + 1) * rows / count, adapters[static_cast<size_t>(i)]->adapter);
     const bool head = rows < 512;  // prefill needs the head for last rows only
     const double work = head ? parameters : parameters - 576.0 * 49152;
     Times base, lora, read;

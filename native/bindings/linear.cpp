@@ -37,7 +37,8 @@ class OwningSegments : public Segments {
   std::vector<nb::object> owners_;
 };
 
-void make_linear(Linear* self, Runtime& runtime, const std::vector<Bf16Matrix>& weights, const std::vector<std::optional<FloatVector>>& biases) {
+void make_linear(Linear* self, Runtime& runtime, const std::vector<Bf16Matrix>& weights,
+                 const std::vector<std::optional<FloatVector>>& biases) {
   require(weights.size() == biases.size(), "a linear layer needs one bias, or None, for each part");
   std::vector<WeightPart> parts;
   for (size_t i = 0; i < weights.size(); ++i) {
@@ -54,7 +55,8 @@ void make_linear(Linear* self, Runtime& runtime, const std::vector<Bf16Matrix>& 
 
 // `out` as the target of `bytes` packed bytes.
 bf16* target(const Bytes& out, int64_t bytes) {
-  require(static_cast<int64_t>(out.nbytes()) == bytes, "out has " + std::to_string(out.nbytes()) + " bytes, not " + std::to_string(bytes));
+  require(static_cast<int64_t>(out.nbytes()) == bytes,
+          "out has " + std::to_string(out.nbytes()) + " bytes, not " + std::to_string(bytes));
   require(reinterpret_cast<uintptr_t>(out.data()) % alignof(bf16) == 0, "out must be aligned to 2 bytes");
   return reinterpret_cast<bf16*>(out.data());
 }
@@ -68,46 +70,66 @@ void require_width(int64_t width) {
 }
 
 void bind_packing(nb::module_& m) {
-  m.def("panel_width", [](const std::vector<int64_t>& part_columns) { return panel_width(part_columns); }, "part_columns"_a,
-        "Columns of one panel of a weight with these parts: a constant of the shape.");
-  m.def("lora_a_bytes", [](int64_t rank, int64_t depth) {
-    require_shape(rank, depth);
-    return lora_a_bytes(rank, depth);
-  }, "rank"_a, "depth"_a, "Bytes of a packed A.");
-  m.def("lora_b_bytes", [](int64_t rank, int64_t columns, int64_t width) {
-    require_shape(rank, columns);
-    require_width(width);
-    return lora_b_bytes(rank, columns, width);
-  }, "rank"_a, "columns"_a, "width"_a, "Bytes of a packed B for one part of a linear layer with that panel width.");
-  m.def("pack_lora_a", [](const Bf16Matrix& a, const Bytes& out) {
-    const auto rank = static_cast<int64_t>(a.shape(0)), depth = static_cast<int64_t>(a.shape(1));
-    require_shape(rank, depth);
-    pack_lora_a(a.data(), rank, depth, target(out, lora_a_bytes(rank, depth)));
-  }, "a"_a, "out"_a, "Packs A [rank, depth], bfloat16 as uint16, into `lora_a_bytes` bytes.");
-  m.def("pack_lora_b", [](const Bf16Matrix& b, int64_t width, const Bytes& out) {
-    const auto columns = static_cast<int64_t>(b.shape(0)), rank = static_cast<int64_t>(b.shape(1));
-    require_shape(rank, columns);
-    require_width(width);
-    pack_lora_b(b.data(), columns, rank, width, target(out, lora_b_bytes(rank, columns, width)));
-  }, "b"_a, "width"_a, "out"_a, "Packs B [columns, rank], bfloat16 as uint16, into `lora_b_bytes` bytes.");
+  m.def(
+      "panel_width", [](const std::vector<int64_t>& part_columns) { return panel_width(part_columns); }, "part_columns"_a,
+      "Columns of one panel of a weight with these parts: a constant of the shape.");
+  m.def(
+      "lora_a_bytes",
+      [](int64_t rank, int64_t depth) {
+        require_shape(rank, depth);
+        return lora_a_bytes(rank, depth);
+      },
+      "rank"_a, "depth"_a, "Bytes of a packed A.");
+  m.def(
+      "lora_b_bytes",
+      [](int64_t rank, int64_t columns, int64_t width) {
+        require_shape(rank, columns);
+        require_width(width);
+        return lora_b_bytes(rank, columns, width);
+      },
+      "rank"_a, "columns"_a, "width"_a, "Bytes of a packed B for one part of a linear layer with that panel width.");
+  m.def(
+      "pack_lora_a",
+      [](const Bf16Matrix& a, const Bytes& out) {
+        const auto rank = static_cast<int64_t>(a.shape(0)), depth = static_cast<int64_t>(a.shape(1));
+        require_shape(rank, depth);
+        pack_lora_a(a.data(), rank, depth, target(out, lora_a_bytes(rank, depth)));
+      },
+      "a"_a, "out"_a, "Packs A [rank, depth], bfloat16 as uint16, into `lora_a_bytes` bytes.");
+  m.def(
+      "pack_lora_b",
+      [](const Bf16Matrix& b, int64_t width, const Bytes& out) {
+        const auto columns = static_cast<int64_t>(b.shape(0)), rank = static_cast<int64_t>(b.shape(1));
+        require_shape(rank, columns);
+        require_width(width);
+        pack_lora_b(b.data(), columns, rank, width, target(out, lora_b_bytes(rank, columns, width)));
+      },
+      "b"_a, "width"_a, "out"_a, "Packs B [columns, rank], bfloat16 as uint16, into `lora_b_bytes` bytes.");
 }
 
 void bind_adapter(nb::module_& m) {
   nb::class_<Adapter>(m, "Adapter", "Where the packed pieces of one resident adapter lie in an arena.")
       .def(nb::init<const Memory&>(), "arena"_a, nb::keep_alive<1, 2>())
-      .def("set", [](Adapter& self, int64_t site, int64_t part, int64_t rank, float scale, int64_t a_offset, int64_t b_offset,
-                     int64_t column_scale_offset, int64_t bias_offset) {
-        self.set(site, part, {rank, scale, a_offset, b_offset, column_scale_offset, bias_offset});
-      }, "site"_a, "part"_a, "rank"_a, "scale"_a, "a_offset"_a, "b_offset"_a, "column_scale_offset"_a = -1, "bias_offset"_a = -1,
-          "Sets the pieces of one part of one linear layer, once. Offsets are in bytes, multiples of 64, -1 for none; column scale and\n"
+      .def(
+          "set",
+          [](Adapter& self, int64_t site, int64_t part, int64_t rank, float scale, int64_t a_offset, int64_t b_offset,
+             int64_t column_scale_offset,
+             int64_t bias_offset) { self.set(site, part, {rank, scale, a_offset, b_offset, column_scale_offset, bias_offset}); },
+          "site"_a, "part"_a, "rank"_a, "scale"_a, "a_offset"_a, "b_offset"_a, "column_scale_offset"_a = -1, "bias_offset"_a = -1,
+          "Sets the pieces of one part of one linear layer, once. Offsets are in bytes, multiples of 64, -1 for none; column "
+          "scale and\n"
           "bias are float32, one per column of the part. The bias takes the place of the layer's.");
   nb::class_<OwningSegments>(m, "Segments", "The rows of a step grouped by adapter, ascending. Rows in no segment are base rows.")
-      .def("__init__", [](OwningSegments* self, int64_t max_segments) {
-        require(max_segments >= 0, "max_segments must not be negative");
-        new (self) OwningSegments(max_segments);
-      }, "max_segments"_a)
+      .def(
+          "__init__",
+          [](OwningSegments* self, int64_t max_segments) {
+            require(max_segments >= 0, "max_segments must not be negative");
+            new (self) OwningSegments(max_segments);
+          },
+          "max_segments"_a)
       .def("reset", &OwningSegments::reset, "rows"_a, "Forgets all segments; the step has `rows` rows.")
-      .def("add", &OwningSegments::add, "start"_a, "stop"_a, "adapter"_a, "Rows [start, stop), after those of the last segment, answer with `adapter`.")
+      .def("add", &OwningSegments::add, "start"_a, "stop"_a, "adapter"_a,
+           "Rows [start, stop), after those of the last segment, answer with `adapter`.")
       .def("__len__", [](const OwningSegments& self) { return self.size(); })
       .def_prop_ro("rows", [](const OwningSegments& self) { return self.rows(); });
 }
@@ -125,11 +147,13 @@ void bind_linear(nb::module_& m) {
       .def_prop_ro("width", &Linear::width)
       .def_prop_ro("bytes", &Linear::bytes)
       .def_prop_ro("part_columns", &Linear::part_columns);
-  m.def("linear", [](Runtime& runtime, int64_t rows, const OwningSegments& segments, const Matrix& x, const Linear& weight, int64_t site,
-                     Matrix& y, bool accumulate) { linear(runtime, rows, segments, x, weight, site, y, accumulate); },
-        "runtime"_a, "rows"_a, "segments"_a, "x"_a, "weight"_a, "site"_a, "y"_a, "accumulate"_a,
-        "y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias for the first `rows` rows: x bfloat16 [rows, depth],\n"
-        "y float32 [rows, columns]. `site` is layer * 4 + {qkv 0, o 1, gate_up 2, down 3}; -1: no adapter takes part.");
+  m.def(
+      "linear",
+      [](Runtime& runtime, int64_t rows, const OwningSegments& segments, const Matrix& x, const Linear& weight, int64_t site,
+         Matrix& y, bool accumulate) { linear(runtime, rows, segments, x, weight, site, y, accumulate); },
+      "runtime"_a, "rows"_a, "segments"_a, "x"_a, "weight"_a, "site"_a, "y"_a, "accumulate"_a,
+      "y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias for the first `rows` rows: x bfloat16 [rows, depth],\n"
+      "y float32 [rows, columns]. `site` is layer * 4 + {qkv 0, o 1, gate_up 2, down 3}; -1: no adapter takes part.");
 }
 
 }  // namespace manylora

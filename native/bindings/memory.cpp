@@ -30,33 +30,46 @@ nb::ndarray<nb::numpy> view_of(nb::handle self) {
 }  // namespace
 
 void bind_memory(nb::module_& m) {
-  nb::class_<Runtime>(m, "Runtime", "Threads, kernels and scratch: the first argument of every operation. One operation at a time.")
-      .def("__init__", [](Runtime* self, int threads, const std::string& capability) {
-        require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024, not " + std::to_string(threads));
-        new (self) Runtime(threads, capability);
-      }, "threads"_a, "capability"_a)
+  nb::class_<Runtime>(m, "Runtime",
+                      "Threads, kernels and scratch: the first argument of every operation. One operation at a time.")
+      .def(
+          "__init__",
+          [](Runtime* self, int threads, const std::string& capability) {
+            require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024, not " + std::to_string(threads));
+            new (self) Runtime(threads, capability);
+          },
+          "threads"_a, "capability"_a)
       .def_prop_ro("threads", [](Runtime& runtime) { return runtime.workers().threads(); })
       .def_prop_ro("capability", [](const Runtime& runtime) { return name_of(runtime.capability()); });
 
   nb::class_<Matrix>(m, "Matrix", "Activations, rows by columns, of 'float32' or 'bfloat16'.")
-      .def("__init__", [](Matrix* self, int64_t rows, int64_t columns, const std::string& dtype) {
-        require(rows >= 1 && columns >= 1, "a matrix needs at least one row and one column");
-        new (self) Matrix(rows, columns, parse_dtype(dtype));
-      }, "rows"_a, "columns"_a, "dtype"_a)
+      .def(
+          "__init__",
+          [](Matrix* self, int64_t rows, int64_t columns, const std::string& dtype) {
+            require(rows >= 1 && columns >= 1, "a matrix needs at least one row and one column");
+            new (self) Matrix(rows, columns, parse_dtype(dtype));
+          },
+          "rows"_a, "columns"_a, "dtype"_a)
       .def_prop_ro("array", &view_of, nb::for_getter(nb::sig("def array(self) -> numpy.typing.NDArray[typing.Any]")),
                    "A writable numpy view [rows, columns]; bfloat16 as uint16.");
 
   nb::class_<Memory>(m, "Arena", "Zeroed memory in huge pages where the system grants them.")
-      .def("__init__", [](Memory* self, int64_t bytes) {
-        require(bytes >= 1, "an arena needs at least one byte");
-        new (self) Memory(static_cast<size_t>(bytes));
-      }, "bytes"_a)
+      .def(
+          "__init__",
+          [](Memory* self, int64_t bytes) {
+            require(bytes >= 1, "an arena needs at least one byte");
+            new (self) Memory(static_cast<size_t>(bytes));
+          },
+          "bytes"_a)
       .def_prop_ro("bytes", &Memory::bytes)
-      .def_prop_ro("array", [](nb::handle self) {
-        const Memory& memory = nb::cast<const Memory&>(self);
-        const size_t shape[] = {memory.bytes()};
-        return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory.data(), 1, shape, self);
-      }, "A writable numpy view of the bytes.");
+      .def_prop_ro(
+          "array",
+          [](nb::handle self) {
+            const Memory& memory = nb::cast<const Memory&>(self);
+            const size_t shape[] = {memory.bytes()};
+            return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory.data(), 1, shape, self);
+          },
+          "A writable numpy view of the bytes.");
 }
 
 }  // namespace manylora

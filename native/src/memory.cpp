@@ -52,7 +52,10 @@ Memory& Memory::operator=(Memory&& other) noexcept {
 }
 
 Matrix::Matrix(int64_t rows, int64_t columns, Dtype dtype)
-    : rows_(rows), columns_(columns), stride_(padded_stride(columns, dtype)), dtype_(dtype),
+    : rows_(rows),
+      columns_(columns),
+      stride_(padded_stride(columns, dtype)),
+      dtype_(dtype),
       memory_(static_cast<size_t>(rows) * static_cast<size_t>(stride_) * size_of(dtype)) {}
 
 }  // namespace manylora

@@ -27,7 +27,8 @@ struct Case {
   int64_t rows, depth, columns, rank;
 };
 
-// One part, one adapter on the middle rows. Heap vectors are exactly as long as the contract says: a sanitizer sees a longer read.
+// One part, one adapter on the middle rows. Heap vectors are exactly as long as the contract says: a sanitizer sees a longer
+// read.
 std::vector<float> product(const Case& c, const std::string& capability, int threads, bool accumulate) {
   generator.seed(static_cast<uint32_t>(c.rows * 131 + c.depth * 17 + c.columns * 3 + c.rank));
   Runtime runtime(threads, capability);
@@ -57,7 +58,8 @@ std::vector<float> product(const Case& c, const std::string& capability, int thr
   return out;
 }
 
-// fp32 sums of up to depth + rank terms of magnitude 4, and one bf16 rounding of up to rank terms, each at most 2 * 4 * depth / 4.
+// fp32 sums of up to depth + rank terms of magnitude 4, and one bf16 rounding of up to rank terms, each at most 2 * 4 * depth
+// / 4.
 float tolerance(const Case& c) {
   const float terms = static_cast<float>(c.depth + c.rank), low_rank = 2.0f * 0.25f * 4.0f * static_cast<float>(c.depth * c.rank);
   return terms * 0x1p-24f * (4.0f * static_cast<float>(c.depth) + low_rank) + low_rank * 0x1p-7f;
@@ -94,7 +96,13 @@ void refuse() {
 }  // namespace
 
 int main() {
-  for (const Case& c : {Case{1, 1, 1, 1}, {3, 7, 33, 5}, {8, 64, 48, 16}, {9, 65, 70, 3}, {13, 128, 96, 8}, {17, 130, 64, 65}, {67, 257, 49, 2}}) {
+  for (const Case& c : {Case{1, 1, 1, 1},
+                        {3, 7, 33, 5},
+                        {8, 64, 48, 16},
+                        {9, 65, 70, 3},
+                        {13, 128, 96, 8},
+                        {17, 130, 64, 65},
+                        {67, 257, 49, 2}}) {
     compare(c);
   }
   refuse();

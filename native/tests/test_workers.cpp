@@ -11,7 +11,8 @@ using namespace manylora;
 
 namespace {
 
-// Millions of tiny jobs back to back, of sizes around the thread count: a claim from an older job would run a task twice or lose one.
+// Millions of tiny jobs back to back, of sizes around the thread count: a claim from an older job would run a task twice or lose
+// one.
 void hammer(int threads, int64_t jobs) {
   Workers workers(threads);
   CHECK(workers.threads() == threads);
@@ -59,7 +60,9 @@ void numbers(int threads) {
 
 // A pool that never worked, or whose helpers sleep, ends at once.
 void end(int threads) {
-  { Workers unused(threads); }
+  {
+    Workers unused(threads);
+  }
   Workers asleep(threads);
   asleep.run(threads, [](int64_t) {});
   std::this_thread::sleep_for(std::chrono::milliseconds(1));

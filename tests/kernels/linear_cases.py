@@ -156,7 +156,7 @@ class Kernel:
     ) -> NDArray[np.float32]:
         """The outputs of the case's rows, or of those listed, with the case's segments or the given ones.
 
-        Input and output matrices have a row more than used and NaN wherever the kernel has no business; what it left there is checked.
+        The matrices have a row more than used and NaN wherever the kernel has no business; what it left there is checked.
         """
         shape = self.case.shape
         taken = list(range(shape.rows)) if rows is None else list(rows)

@@ -241,6 +241,35 @@ def test_reload_races_with_free(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_load_under_way_keeps_its_content(tmp_path: Path) -> None:
+    """While a load of some content is under way, that content is not freed, though no name stands for it yet."""
+
+    async def scenario() -> None:
+        folder = write_adapter(tmp_path / "a", 1)
+        service, engine = make_service(tmp_path, ServerConfig())
+        await engine.start()
+        gate, load_adapter = asyncio.Event(), engine.load_adapter
+        await service.lifecycle.load("x", folder)
+
+        async def slowly(path: Path) -> AdapterVersion:
+            found = await load_adapter(path)
+            await gate.wait()
+            return found
+
+        engine.load_adapter = slowly  # type: ignore[method-assign]
+        loading = asyncio.create_task(service.lifecycle.load("y", folder))
+        await asyncio.sleep(0.05)
+        service.lifecycle.unload("x")
+        await asyncio.sleep(0.05)
+        gate.set()
+        entry = await loading
+        await asyncio.sleep(0.05)
+        assert entry.version.hash in engine.versions
+        await service.lifecycle.close()
+
+    asyncio.run(scenario())
+
+
 def test_concurrent_loads_of_one_name(tmp_path: Path) -> None:
     """Of two loads that race for a name one wins, the other is told, and nothing of the loser stays resident."""
 

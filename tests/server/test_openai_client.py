@@ -77,6 +77,8 @@ def test_prompt_kinds(client: openai.OpenAI, live: Live, prompt: Any, expected: 
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == sum(map(len, tokens))
     assert answer.usage.completion_tokens == 6 * len(tokens)
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == sum(len(ids) // 2 for ids in tokens)
 
 
 def test_sampling_parameters_reach_the_engine(client: openai.OpenAI, live: Live) -> None:

@@ -191,14 +191,8 @@ def test_start_failures_are_one_line(arguments: list[str], reason: str, tmp_path
 def test_help_shows_the_defaults_of_the_config_classes() -> None:
     """--help prints every default; they are written in the dataclasses only."""
     text = " ".join(command("serve", "--help").stdout.split())
-    for shown in (
-        f"[default: {ServerConfig.port}]",
-        "[default: 127.0.0.1]",
-        "[default: 64]",
-        "[default: 512]",
-        "[default: 2GiB]",
-    ):
-        assert shown in text
+    for shown in (ServerConfig.port, ServerConfig.host, 64, 512, "2GiB"):
+        assert re.search(rf"\[default: {re.escape(str(shown))}[\];]", text), shown
 
 
 def test_command_imports_little() -> None:

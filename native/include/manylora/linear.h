@@ -27,8 +27,8 @@ int panel_width(const std::vector<int64_t>& part_columns);
 // The low-rank term of rows [start, stop) for one part.
 struct Expansion {
   int64_t start, stop;
-  const bf16* s;              // [stop - start, rank] at stride s_stride; odd ranks are followed by a zero
-  int64_t s_stride;           // elements, even
+  const bf16* s;     // [stop - start, rank] at stride s_stride; odd ranks are followed by a zero
+  int64_t s_stride;  // elements, even
   int64_t rank;
   const bf16* b;              // the packed pieces of all panels of the part
   const float* column_scale;  // [columns of the part] or null
@@ -37,17 +37,17 @@ struct Expansion {
 
 // Rows [start, stop) of one panel.
 struct PanelJob {
-  const bf16* x;         // row 0 of [rows, depth]
-  int64_t x_stride;      // elements
+  const bf16* x;     // row 0 of [rows, depth]
+  int64_t x_stride;  // elements
   int64_t start, stop;
   int64_t depth;
   const bf16* panel;
-  int64_t width;         // 32, 48 or 64
-  int64_t columns;       // of the panel, at most width
-  int64_t index;         // of the panel in its part
-  const float* bias;     // of the panel's columns, or null
-  float* y;              // row 0, first column of the panel
-  int64_t y_stride;      // elements
+  int64_t width;      // 32, 48 or 64
+  int64_t columns;    // of the panel, at most width
+  int64_t index;      // of the panel in its part
+  const float* bias;  // of the panel's columns, or null
+  float* y;           // row 0, first column of the panel
+  int64_t y_stride;   // elements
   bool accumulate;
   const Expansion* expansions;  // of the part, ascending and disjoint
   int64_t expansion_count;
@@ -82,13 +82,11 @@ class Linear {
 
   // Where panel `panel` lies.
   struct Place {
-    int64_t part, index;       // panel `index` of part `part`
-    int64_t column, columns;   // first column in y, and how many
+    int64_t part, index;      // panel `index` of part `part`
+    int64_t column, columns;  // first column in y, and how many
   };
   Place place(int64_t panel) const;
-  const bf16* panel(int64_t index) const {
-    return reinterpret_cast<const bf16*>(memory_.data()) + index * panel_elements();
-  }
+  const bf16* panel(int64_t index) const { return reinterpret_cast<const bf16*>(memory_.data()) + index * panel_elements(); }
   const float* bias(const Place& place) const {
     return has_bias_[static_cast<size_t>(place.part)] ? biases_.data() + place.column : nullptr;
   }
@@ -104,7 +102,8 @@ class Linear {
 };
 
 // The product of the first `rows` rows of x. `site` names the layer to the adapters; -1: no adapter takes part.
-// Throws std::invalid_argument when shapes, types or an adapter's pieces do not fit. Allocates only scratch, on first use of a shape.
+// Throws std::invalid_argument when shapes, types or an adapter's pieces do not fit. Allocates only scratch, on first use of a
+// shape.
 void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
             Matrix& y, bool accumulate);
 

@@ -5,8 +5,8 @@
 // capability (scalar and avx2: 16 depths; avx512bf16 and amx: 16 pairs), so the bits of s never depend on rows, rank or threads.
 // s is multiplied by the scale in fp32 and rounded once to bf16. Expand is in linear.h: it continues the base product's accumulator.
 //
-// Packing: A is [rank][depth rounded up to 32], B is one piece per panel of the base weight, [rank pairs][panel width][2]; all bf16,
-// every piece 64-byte aligned, padding zero. A rank is stored as it is; an odd rank pads one row of B.
+// Packing: A is [rank][depth rounded up to 32], B is one piece per panel of the base weight, [rank pairs][panel width][2]; all
+// bf16, every piece 64-byte aligned, padding zero. A rank is stored as it is; an odd rank pads one row of B.
 #pragma once
 
 #include <cstddef>
@@ -32,15 +32,15 @@ void pack_lora_b(const bf16* b, int64_t columns, int64_t rank, int64_t width, bf
 
 // One block of shrink outputs: rows [0, rows) times ranks [0, ranks).
 struct ShrinkJob {
-  const bf16* x;         // first row
-  int64_t x_stride;      // elements
+  const bf16* x;     // first row
+  int64_t x_stride;  // elements
   int64_t rows;
-  const bf16* a;         // first of `ranks` packed rows
+  const bf16* a;  // first of `ranks` packed rows
   int64_t ranks;
   int64_t depth;
   float scale;
-  bf16* s;               // [rows, ranks] at stride s_stride
-  int64_t s_stride;      // elements
+  bf16* s;           // [rows, ranks] at stride s_stride
+  int64_t s_stride;  // elements
 };
 
 struct LoraKernels {

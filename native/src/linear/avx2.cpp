@@ -51,10 +51,12 @@ using Multiply = void (*)(const bf16* x, int64_t stride, const bf16* w, int64_t 
 // All columns of a tile, `pairs` at most kPairs.
 void multiply_block(const bf16* x, int64_t stride, int64_t rows, const bf16* w, int64_t width, int64_t pairs, float* tile) {
   static constexpr Multiply wide[] = {multiply<1, 4>, multiply<2, 4>};
-  static constexpr Multiply narrow[] = {multiply<1, 2>, multiply<2, 2>, multiply<3, 2>, multiply<4, 2>, multiply<5, 2>, multiply<6, 2>};
+  static constexpr Multiply narrow[] = {multiply<1, 2>, multiply<2, 2>, multiply<3, 2>,
+                                        multiply<4, 2>, multiply<5, 2>, multiply<6, 2>};
   int64_t column = 0;
   if (rows <= 2) {
-    for (; column + 4 * kLanes <= width; column += 4 * kLanes) wide[rows - 1](x, stride, w + 2 * column, width, pairs, tile + column);
+    for (; column + 4 * kLanes <= width; column += 4 * kLanes)
+      wide[rows - 1](x, stride, w + 2 * column, width, pairs, tile + column);
   }
   for (; column < width; column += 2 * kLanes) narrow[rows - 1](x, stride, w + 2 * column, width, pairs, tile + column);
 }

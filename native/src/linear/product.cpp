@@ -23,8 +23,8 @@ void check_shapes(int64_t rows, const Segments& segments, const Matrix& x, const
   if (x.dtype() != Dtype::bfloat16) throw std::invalid_argument("linear: x must be bfloat16");
   if (y.dtype() != Dtype::float32) throw std::invalid_argument("linear: y must be float32");
   if (rows < 0 || rows > x.rows() || rows > y.rows()) {
-    throw std::invalid_argument("linear: " + std::to_string(rows) + " rows do not fit x with " + std::to_string(x.rows()) + " and y with " +
-                                std::to_string(y.rows()));
+    throw std::invalid_argument("linear: " + std::to_string(rows) + " rows do not fit x with " + std::to_string(x.rows()) +
+                                " and y with " + std::to_string(y.rows()));
   }
   if (x.columns() != weight.depth()) refuse("the width of x", x.columns(), weight.depth());
   if (y.columns() != weight.columns()) refuse("the width of y", y.columns(), weight.columns());
@@ -34,7 +34,8 @@ void check_shapes(int64_t rows, const Segments& segments, const Matrix& x, const
 void check_piece(const Adapter& adapter, int64_t offset, int64_t bytes, const char* what) {
   if (offset >= 0 && offset > adapter.bytes() - bytes) {
     throw std::invalid_argument(std::string("linear: the adapter's ") + what + " at " + std::to_string(offset) + " needs " +
-                                std::to_string(bytes) + " bytes, past the end of its arena of " + std::to_string(adapter.bytes()));
+                                std::to_string(bytes) + " bytes, past the end of its arena of " +
+                                std::to_string(adapter.bytes()));
   }
 }
 
@@ -83,8 +84,15 @@ void add_jobs(LoraPlan& plan, const Matrix& x, const Segment& segment, const Ada
     bf16* s_row = s + (row - segment.start) * stride;
     const int64_t rows = std::min(kShrinkRows, segment.stop - row);
     for (int64_t rank = 0; rank < piece.rank; rank += kShrinkRanks) {
-      plan.jobs[plan.job_count++] = {x.bf16s() + row * x.stride(), x.stride(), rows, a + rank * pitch,
-                                     std::min(kShrinkRanks, piece.rank - rank), x.columns(), piece.scale, s_row + rank, stride};
+      plan.jobs[plan.job_count++] = {x.bf16s() + row * x.stride(),
+                                     x.stride(),
+                                     rows,
+                                     a + rank * pitch,
+                                     std::min(kShrinkRanks, piece.rank - rank),
+                                     x.columns(),
+                                     piece.scale,
+                                     s_row + rank,
+                                     stride};
     }
     for (int64_t r = 0; r < rows && stride != piece.rank; ++r) s_row[r * stride + piece.rank] = 0;
   }
@@ -109,8 +117,14 @@ LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, 
       if (piece == nullptr) continue;
       const std::byte* data = segment.adapter->data();
       const auto floats = [data](int64_t offset) { return offset < 0 ? nullptr : reinterpret_cast<const float*>(data + offset); };
-      plan.expansions[count++] = {segment.start, segment.stop, s, even(piece->rank), piece->rank,
-                                  reinterpret_cast<const bf16*>(data + piece->b), floats(piece->column_scale), floats(piece->bias)};
+      plan.expansions[count++] = {segment.start,
+                                  segment.stop,
+                                  s,
+                                  even(piece->rank),
+                                  piece->rank,
+                                  reinterpret_cast<const bf16*>(data + piece->b),
+                                  floats(piece->column_scale),
+                                  floats(piece->bias)};
       add_jobs(plan, x, segment, *piece, s);
       s += s_elements(segment.stop - segment.start, piece->rank);
     }
@@ -139,10 +153,21 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
     const Linear::Place place = weight.place(index / blocks);
     const int64_t first = plan.first[place.part];
     const int64_t next = index / blocks + runtime.workers().threads();  // threads take turns, mostly
-    panel({.x = x.bf16s(), .x_stride = x.stride(), .start = start, .stop = std::min(rows, start + block_rows), .depth = weight.depth(),
-           .panel = weight.panel(index / blocks), .width = weight.width(), .columns = place.columns, .index = place.index,
-           .bias = weight.bias(place), .y = y.floats() + place.column, .y_stride = y.stride(), .accumulate = accumulate,
-           .expansions = plan.expansions + first, .expansion_count = plan.first[place.part + 1] - first,
+    panel({.x = x.bf16s(),
+           .x_stride = x.stride(),
+           .start = start,
+           .stop = std::min(rows, start + block_rows),
+           .depth = weight.depth(),
+           .panel = weight.panel(index / blocks),
+           .width = weight.width(),
+           .columns = place.columns,
+           .index = place.index,
+           .bias = weight.bias(place),
+           .y = y.floats() + place.column,
+           .y_stride = y.stride(),
+           .accumulate = accumulate,
+           .expansions = plan.expansions + first,
+           .expansion_count = plan.first[place.part + 1] - first,
            .next_panel = next < weight.panels() ? weight.panel(next) : nullptr});
   });
 }

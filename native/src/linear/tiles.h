@@ -11,8 +11,8 @@ namespace manylora {
 
 constexpr int64_t kMaxTile = 16 * 64;  // floats: no instruction set uses more rows times columns
 
-// Memory that will be read soon, fetched while the arithmetic of a tile runs: the factors B of the tile's segments, then the tile's
-// share of the next panel.
+// Memory that will be read soon, fetched while the arithmetic of a tile runs: the factors B of the tile's segments, then the
+// tile's share of the next panel.
 struct Region {
   const char* at;
   int64_t lines;  // of 64 bytes
@@ -44,7 +44,8 @@ void finish(const PanelJob& job, const Tile& tile, int64_t start, int64_t stop, 
   const float* scale = expansion != nullptr && expansion->column_scale != nullptr ? expansion->column_scale + column : nullptr;
   const float* bias = expansion != nullptr && expansion->bias != nullptr ? expansion->bias + column : job.bias;
   for (int64_t row = start; row < stop; ++row) {
-    Isa::finish(tile.values + (row - tile.start) * job.width, job.columns, scale, bias, job.accumulate, job.y + row * job.y_stride);
+    Isa::finish(tile.values + (row - tile.start) * job.width, job.columns, scale, bias, job.accumulate,
+                job.y + row * job.y_stride);
   }
 }
 
@@ -59,7 +60,8 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
     finish<Isa>(job, tile, done, from, nullptr);
     const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
     const bf16* s = expansion.s + (from - expansion.start) * expansion.s_stride;
-    Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width, tile.values + (from - tile.start) * job.width);
+    Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
+                tile.values + (from - tile.start) * job.width);
     finish<Isa>(job, tile, from, to, &expansion);
     done = to;
     if (expansion.stop > stop) break;  // goes on in the next tile

@@ -11,7 +11,8 @@ namespace {
 
 std::vector<int64_t> columns_of(const std::vector<WeightPart>& parts, int64_t depth) {
   if (parts.empty() || parts.size() > Adapter::kParts) {
-    throw std::invalid_argument("a linear layer has 1 to " + std::to_string(Adapter::kParts) + " parts, not " + std::to_string(parts.size()));
+    throw std::invalid_argument("a linear layer has 1 to " + std::to_string(Adapter::kParts) + " parts, not " +
+                                std::to_string(parts.size()));
   }
   std::vector<int64_t> columns;
   for (const WeightPart& part : parts) columns.push_back(part.columns);
@@ -41,14 +42,19 @@ void pack_panel(const bf16* weight, int64_t depth, int64_t columns, int64_t widt
 
 int panel_width(const std::vector<int64_t>& part_columns) {
   for (const int width : {48, 64}) {
-    if (std::all_of(part_columns.begin(), part_columns.end(), [width](int64_t columns) { return columns % width == 0; })) return width;
+    if (std::all_of(part_columns.begin(), part_columns.end(), [width](int64_t columns) { return columns % width == 0; }))
+      return width;
   }
   return 32;
 }
 
 Linear::Linear(Runtime& runtime, const std::vector<WeightPart>& parts, int64_t depth)
-    : part_columns_(columns_of(parts, depth)), depth_(depth), columns_(0), width_(panel_width(part_columns_)),
-      panels_(count_panels(part_columns_, width_)), memory_(static_cast<size_t>(panels_ * panel_elements()) * sizeof(bf16)) {
+    : part_columns_(columns_of(parts, depth)),
+      depth_(depth),
+      columns_(0),
+      width_(panel_width(part_columns_)),
+      panels_(count_panels(part_columns_, width_)),
+      memory_(static_cast<size_t>(panels_ * panel_elements()) * sizeof(bf16)) {
   for (const WeightPart& part : parts) {
     has_bias_.push_back(part.bias != nullptr);
     if (part.bias != nullptr) {

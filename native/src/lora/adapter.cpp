@@ -48,7 +48,8 @@ void pack_lora_b(const bf16* b, int64_t columns, int64_t rank, int64_t width, bf
 
 void Adapter::set(int64_t site, int64_t part, const AdapterPart& piece) {
   if (site < 0 || part < 0 || part >= kParts) {
-    throw std::invalid_argument("site " + std::to_string(site) + ", part " + std::to_string(part) + " does not exist: sites count from 0, parts from 0 to 2");
+    throw std::invalid_argument("site " + std::to_string(site) + ", part " + std::to_string(part) +
+                                " does not exist: sites count from 0, parts from 0 to 2");
   }
   if (piece.rank < 1) throw std::invalid_argument("rank must be at least 1, not " + std::to_string(piece.rank));
   check_offset("A", piece.a, bytes(), false);
@@ -72,8 +73,9 @@ void Segments::reset(int64_t rows) {
 void Segments::add(int64_t start, int64_t stop, const Adapter& adapter) {
   const int64_t last = segments_.empty() ? 0 : segments_.back().stop;
   if (start < last || stop <= start || stop > rows_) {
-    throw std::invalid_argument("segment [" + std::to_string(start) + ", " + std::to_string(stop) + ") must be non-empty, start at " +
-                                std::to_string(last) + " or later and end by row " + std::to_string(rows_));
+    throw std::invalid_argument("segment [" + std::to_string(start) + ", " + std::to_string(stop) +
+                                ") must be non-empty, start at " + std::to_string(last) + " or later and end by row " +
+                                std::to_string(rows_));
   }
   if (segments_.size() == segments_.capacity()) {
     throw std::invalid_argument("more than " + std::to_string(segments_.capacity()) + " segments");

@@ -23,7 +23,8 @@ inline float reduce(__m256 low, __m256 high) {
 
 // Continues R x J pairs of accumulators over depths [0, depth), a multiple of 16.
 template <int R, int J>
-inline void multiply(__m256 (&low)[R][J], __m256 (&high)[R][J], const bf16* const* x, const bf16* const* a, int64_t from, int64_t depth) {
+inline void multiply(__m256 (&low)[R][J], __m256 (&high)[R][J], const bf16* const* x, const bf16* const* a, int64_t from,
+                     int64_t depth) {
   for (int64_t k = 0; k < depth; k += kStep) {
     __m256 row_low[R], row_high[R];
     for (int r = 0; r < R; ++r) row_low[r] = widen(x[r] + k), row_high[r] = widen(x[r] + k + 8);

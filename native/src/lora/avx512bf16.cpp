@@ -58,7 +58,8 @@ void block(const ShrinkJob& job, int64_t first_row, int64_t first_rank) {
   const __m512 scaled = _mm512_mul_ps(reduce(sums), _mm512_set1_ps(job.scale));
   _mm256_store_si256(reinterpret_cast<__m256i*>(s), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(scaled)));
   for (int64_t r = 0; r < R && first_row + r < job.rows; ++r) {
-    for (int64_t j = 0; j < J && first_rank + j < job.ranks; ++j) job.s[(first_row + r) * job.s_stride + first_rank + j] = s[r * J + j];
+    for (int64_t j = 0; j < J && first_rank + j < job.ranks; ++j)
+      job.s[(first_row + r) * job.s_stride + first_rank + j] = s[r * J + j];
   }
 }
 
