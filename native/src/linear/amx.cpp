@@ -64,7 +64,8 @@ struct Amx : Avx512Epilogue {
     const auto kernel = job.width == 32 ? base_tiles<2> : job.width == 48 ? base_tiles<3> : base_tiles<4>;
     configure(tile.rows);
     kernel(x, job.x_stride, job.panel, blocks, tile.values, ahead);
-    continue_rows(x + done, job.x_stride, tile.rows, job.panel + done * job.width, (job.depth - done) / 2, job.width, tile.values);
+    continue_rows(x + done, job.x_stride, tile.rows, job.panel + done * job.width, (job.depth - done) / 2, job.width,
+                  tile.values);
     if (job.depth % 2 == 0) return;
     alignas(4) bf16 last[16][2];  // the last pair has one depth: what lies behind x is not read
     for (int64_t r = 0; r < tile.rows; ++r) last[r][0] = x[r * job.x_stride + job.depth - 1], last[r][1] = 0;

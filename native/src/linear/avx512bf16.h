@@ -65,7 +65,9 @@ void expand_rows(const bf16* s, int64_t stride, const bf16* b, int64_t pairs, fl
 using RowKernel = void (*)(const bf16* rows, int64_t stride, const bf16* columns, int64_t pairs, float* tile);
 
 template <int V>
-constexpr int kRows = V == 2 ? 12 : V == 3 ? 8 : 6;  // 24 accumulators, and registers left for the columns
+constexpr int kRows = V == 2   ? 12
+                      : V == 3 ? 8
+                               : 6;  // 24 accumulators, and registers left for the columns
 
 inline int64_t most_rows(int64_t width) { return width == 32 ? kRows<2> : width == 48 ? kRows<3> : kRows<4>; }
 
@@ -76,7 +78,8 @@ RowKernel expand_kernel(int64_t rows, std::integer_sequence<int, R...>) {
 }
 
 // `rows` rows of a tile continued over `pairs` pairs: x at `stride`, w [pairs][width][2].
-inline void continue_rows(const bf16* x, int64_t stride, int64_t rows, const bf16* w, int64_t pairs, int64_t width, float* values) {
+inline void continue_rows(const bf16* x, int64_t stride, int64_t rows, const bf16* w, int64_t pairs, int64_t width,
+                          float* values) {
   for (int64_t most = most_rows(width), row = 0; row < rows; row += most) {
     const int64_t now = rows - row < most ? rows - row : most;
     const RowKernel kernel = width == 32   ? expand_kernel<2>(now, std::make_integer_sequence<int, kRows<2>>())
