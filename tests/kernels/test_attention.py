@@ -40,7 +40,7 @@ def errors_and_bounds(outcome: Outcome, sequence: int, capability: str) -> tuple
     length, _, head_dim = q.shape
     largest = np.linalg.norm(q, axis=-1).max() * np.linalg.norm(k, axis=-1).max() / np.sqrt(head_dim)
     weight = head_dim * FLOAT32_ROUNDOFF * largest + 2e-7 + length * FLOAT32_ROUNDOFF
-    if capability == "avx512bf16":
+    if capability in ("avx512bf16", "amx"):  # amx has the attention kernels of avx512bf16
         weight += BFLOAT16_ROUNDOFF
     exact, magnitude = oracle_rows.attention(q, k, v, np.arange(length))
     limit = 2 * weight * magnitude

@@ -15,7 +15,7 @@
 
 namespace manylora {
 
-enum class Capability { scalar, avx2, avx512bf16 };
+enum class Capability { scalar, avx2, avx512bf16, amx };
 
 // The kernels of one capability. Each family declares its own sub-struct, and its instances, in its own header.
 struct Kernels {

@@ -1,8 +1,9 @@
 // y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias, for a packed bf16 weight.
 //
 // x is bf16 [rows, depth], W bf16 [columns, depth], y float32 [rows, columns]. Every output is one fp32 accumulator chain over
-// ascending depth, then ascending rank (avx512bf16: over pairs, by vdpbf16ps), whatever the tile, the row or the thread. The
-// product of two bf16 values is exact in fp32, so scalar and avx2 give equal bits. Then, in fp32: times the adapter's column
+// ascending depth, then ascending rank, whatever the tile, the row or the thread. Its links are single products (scalar and avx2:
+// the product of two bf16 values is exact in fp32, so their bits are equal), pairs (avx512bf16, by vdpbf16ps), or sums of 32
+// depths by tdpbf16ps and pairs for what is left of the depth and for the rank (amx). Then, in fp32: times the adapter's column
 // scale, plus the bias (an adapter's bias takes the place of the layer's), plus the old y. No rounding to bf16.
 //
 // Packing: the weight's parts (q|k|v, gate|up) are each padded with zeros to whole panels of `width` columns; a panel is
@@ -57,7 +58,7 @@ struct LinearKernels {
   void (*panel)(const PanelJob& job);
 };
 
-extern const LinearKernels linear_scalar, linear_avx2, linear_avx512bf16;
+extern const LinearKernels linear_scalar, linear_avx2, linear_avx512bf16, linear_amx;
 
 // One part of a weight before packing: bf16 [columns, depth] row-major, and its bias [columns] or null.
 struct WeightPart {

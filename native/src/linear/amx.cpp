@@ -1,0 +1,85 @@
+// AMX: 16 rows x 16 columns x 32 depths in one instruction; the rest as AVX-512 BF16.
+//
+// tdpbf16ps adds, for each output by itself, the products of 16 pairs and then their sum to the accumulator: an output depends on
+// nothing but its own row and column, so the sum is one chain over ascending blocks of 32 depths for any number of rows. What is
+// left of the depth continues the chain by vdpbf16ps, as does the low-rank term.
+#include "avx512bf16.h"
+
+namespace manylora {
+namespace {
+
+constexpr int64_t kDepth = 32;  // of one tile instruction
+
+// The operand of ldtilecfg (Intel SDM, volume 1, 18.3).
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Tiles 0 to 3 hold sums, 4 holds rows of x, 5 columns of the weight.
+void configure(int64_t rows) {
+  TileConfig config;
+  for (int tile = 0; tile < 6; ++tile) config.row_bytes[tile] = 64, config.rows[tile] = static_cast<uint8_t>(rows);
+  config.rows[5] = 16;
+  _tile_loadconfig(&config);
+}
+
+template <int V>
+void base_tiles(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, float* values, Ahead& ahead) {
+  constexpr int64_t kPitch = 64 * V;  // bytes of one pair of depths in a panel, and of a row of the tile
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (V > 2) _tile_zero(2);
+  if constexpr (V > 3) _tile_zero(3);
+  for (int64_t block = 0; block < blocks; ++block, x += kDepth, w += kDepth * 16 * V) {
+    fetch(ahead);
+    _tile_loadd(4, x, stride * 2);
+    _tile_loadd(5, w, kPitch);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(5, w + 32, kPitch);
+    _tile_dpbf16ps(1, 4, 5);
+    if constexpr (V > 2) {
+      _tile_loadd(5, w + 64, kPitch);
+      _tile_dpbf16ps(2, 4, 5);
+    }
+    if constexpr (V > 3) {
+      _tile_loadd(5, w + 96, kPitch);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+  }
+  _tile_stored(0, values, kPitch);
+  _tile_stored(1, values + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(2, values + 32, kPitch);
+  if constexpr (V > 3) _tile_stored(3, values + 48, kPitch);
+}
+
+struct Amx : Avx512Epilogue {
+  static int64_t tile_rows(int64_t) { return 16; }
+
+  static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) {
+    const int64_t blocks = job.depth / kDepth, done = blocks * kDepth;
+    ahead.rate = blocks == 0 ? 0 : (ahead.lines + blocks - 1) / blocks;
+    const bf16* x = job.x + tile.start * job.x_stride;
+    const auto kernel = job.width == 32 ? base_tiles<2> : job.width == 48 ? base_tiles<3> : base_tiles<4>;
+    configure(tile.rows);
+    kernel(x, job.x_stride, job.panel, blocks, tile.values, ahead);
+    continue_rows(x + done, job.x_stride, tile.rows, job.panel + done * job.width, (job.depth - done) / 2, job.width,
+                  tile.values);
+    if (job.depth % 2 == 0) return;
+    alignas(4) bf16 last[16][2];  // the last pair has one depth: what lies behind x is not read
+    for (int64_t r = 0; r < tile.rows; ++r) last[r][0] = x[r * job.x_stride + job.depth - 1], last[r][1] = 0;
+    continue_rows(last[0], 2, tile.rows, job.panel + (job.depth - 1) * job.width, 1, job.width, tile.values);
+  }
+};
+
+void panel(const PanelJob& job) {
+  run_panel<Amx>(job);
+  _tile_release();  // or every switch of threads would save the tiles
+}
+
+}  // namespace
+
+const LinearKernels linear_amx{panel};
+
+}  // namespace manylora
