@@ -94,12 +94,13 @@ def test_a_signal_ends_a_server_that_is_still_loading(world: World) -> None:
         until(lambda: gone([engine]), "the engine ends")
 
 
-@pytest.mark.xfail(strict=True, reason="a child that is still starting gets the terminal's SIGINT and prints a traceback")
+@pytest.mark.xfail(strict=False, reason="a child that is still starting gets the terminal's SIGINT and prints a traceback")
 def test_ctrl_c_while_loading_is_quiet(world: World) -> None:
     """Ctrl-C reaches every process of the terminal's group, at any moment of their lives: no traceback, exit code 0."""
     outputs = []
-    for _ in range(3):
+    for seconds in (0.0, 0.1, 0.4):
         with starting(world) as (process, _):
+            time.sleep(seconds)  # no sign tells how far the interpreter of the engine has come
             os.killpg(process.pid, signal.SIGINT)
             outputs.append(process.communicate(timeout=PATIENCE)[0])
             assert process.returncode == 0
