@@ -23,7 +23,7 @@ $(VENV)/.created:
 	@command -v c++ >/dev/null || { echo "manylora needs a C++20 compiler: apt-get install g++"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q cmake ninja scikit-build-core nanobind
+	$(BIN)/python -m pip install -q cmake ninja scikit-build-core nanobind==3.1.0
 	@touch $@
 
 # The wheel is what runs and what is tested: the source tree is never on the path.
