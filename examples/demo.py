@@ -1,6 +1,6 @@
 """What manylora is about, in under 20 seconds: `make demo`.
 
-    python examples/demo.py MODEL_FOLDER
+    python examples/demo.py MODEL_FOLDER [RECORDING.svg]
 
 Starts a server with the demo's adapters, then shows: one prompt answered by the base and every adapter in one batch; each answer
 bit-identical alone and in a mix of 32; a broken adapter refused; an adapter loaded while others stream; what it all cost.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import shutil
 import sys
@@ -203,9 +204,9 @@ async def show(url: str, console: Console, scratch: Path, adapters: list[str]) -
     return demo.failures
 
 
-def main(model: Path) -> int:
-    """Serves and shows."""
-    console = Console()
+def main(model: Path, recording: Path | None) -> int:
+    """Serves and shows; with `recording`, writes what was shown as a picture instead of to the terminal."""
+    console = Console(record=True, file=io.StringIO(), width=110) if recording else Console()
     adapters = sorted(path.name for path in ADAPTERS.iterdir() if path.is_dir() and path.name != LATECOMER)
     with tempfile.TemporaryDirectory() as folder:
         scratch, port = Path(folder).resolve(), free_port()
@@ -220,8 +221,10 @@ def main(model: Path) -> int:
             took = time.perf_counter() - began
             console.print(f"[bold]manylora[/] serves {model.name} with {len(adapters)} adapters, ready after {took:.1f} s")
             failures = asyncio.run(show(url, console, scratch, adapters))
+    if recording:
+        console.save_svg(str(recording), title="make demo")
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None))
