@@ -13,7 +13,6 @@ from tests.end_to_end.live_server import EventStream, LiveServer, completion, un
 from tests.engine.harness import write_lora
 
 TOKENS = 4000
-STALE = "the engine tells its numbers only with a step: an idle one keeps the last that it told"
 
 
 def send(server: LiveServer, body: dict[str, object]) -> socket.socket:
@@ -93,7 +92,6 @@ def test_a_client_that_does_not_read_holds_up_nobody(server: LiveServer) -> None
         assert second.done
 
 
-@pytest.mark.xfail(strict=True, reason=STALE)
 def test_an_idle_server_reports_that_nothing_runs(server: LiveServer) -> None:
     """When the only client has gone, the metrics say so without another request."""
     with EventStream(server, completion("all4", max_tokens=TOKENS, logprobs=None)):
@@ -105,7 +103,6 @@ def test_an_idle_server_reports_that_nothing_runs(server: LiveServer) -> None:
     raise AssertionError("the metrics still show a running request")
 
 
-@pytest.mark.xfail(strict=True, reason=STALE)
 def test_an_idle_server_reports_the_bytes_of_its_adapters(server: LiveServer, world: World) -> None:
     """A load shows in the metrics as soon as it has succeeded, without any request."""
     folder = write_lora(world.root / "idle", world.shape, 6, seed=81)
