@@ -20,9 +20,6 @@ from tests.end_to_end.live_server import EventStream, LiveServer, completion, in
 from tests.engine.harness import write_lora
 
 LONG = 3000
-LEAK = "an unload that finds no engine is given up, and the next engine gets the adapter that no name stands for"
-IMAGE = "the packed copy of an adapter that does not become resident is not removed"
-LOST_LOAD = "the adapter is sent to the engine that was there when the load began"
 MODELS = ["base", "all4", "qv8", "mlp3", "mixed"]
 
 
@@ -100,7 +97,6 @@ def test_runtime_changes_survive_the_engine(own_server: LiveServer, world: World
     assert own_server.fresh_metric("adapter_bytes") == held
 
 
-@pytest.mark.xfail(strict=True, reason=LEAK)
 def test_an_unload_while_the_engine_is_away_frees(own_server: LiveServer) -> None:
     """A name that was unloaded between death and return is gone, and so are its bytes."""
     held = own_server.fresh_metric("adapter_bytes")
@@ -111,7 +107,6 @@ def test_an_unload_while_the_engine_is_away_frees(own_server: LiveServer) -> Non
     assert own_server.fresh_metric("adapter_bytes") < held
 
 
-@pytest.mark.xfail(strict=True, reason=LEAK)
 def test_an_unload_whose_last_stream_dies_with_the_engine_frees(own_server: LiveServer) -> None:
     """The bytes of an adapter that waited for a stream are not kept because that stream ended with the engine."""
     held = own_server.fresh_metric("adapter_bytes")
@@ -164,7 +159,6 @@ def images_of(folder: Path, world: World) -> list[Path]:
     return [path for top in ("/dev/shm", tempfile.gettempdir()) for path in Path(top).glob(f"manylora-*/{version}*")]
 
 
-@pytest.mark.xfail(strict=True, reason=IMAGE)
 def test_a_load_that_dies_with_the_engine_leaves_nothing(own_server: LiveServer, world: World) -> None:
     """The load is refused as a fault to retry, its packed copy is removed, and the retry works."""
     folder = write_lora(world.root / f"load-{os.getpid()}", world.shape, 6, seed=os.getpid())
@@ -180,7 +174,6 @@ def test_a_load_that_dies_with_the_engine_leaves_nothing(own_server: LiveServer,
     assert left == []
 
 
-@pytest.mark.xfail(strict=True, reason=LOST_LOAD)
 def test_a_load_that_outlives_the_engine_ends(own_server: LiveServer, world: World) -> None:
     """An adapter that was read while one engine died and the next one came is loaded into that one, or refused: no hang."""
     folder = write_lora(world.root / "outlives", world.shape, 6, seed=92)

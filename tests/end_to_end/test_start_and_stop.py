@@ -94,7 +94,6 @@ def test_a_signal_ends_a_server_that_is_still_loading(world: World) -> None:
         until(lambda: gone([engine]), "the engine ends")
 
 
-@pytest.mark.xfail(strict=False, reason="a child that is still starting gets the terminal's SIGINT and prints a traceback")
 def test_ctrl_c_while_loading_is_quiet(world: World) -> None:
     """Ctrl-C reaches every process of the terminal's group, at any moment of their lives: no traceback, exit code 0."""
     outputs = []

@@ -124,3 +124,22 @@ def test_what_can_never_run_is_refused_at_arrival(tiny: Path, images: Path) -> N
     engine.add(greedy("first", [1]))
     with pytest.raises(Overloaded, match="1 requests are waiting"):
         engine.add(greedy("second", [1]))
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 5e-324), ("top_p", 1.5), ("top_k", -1),
+        ("top_k", 2**31), ("min_p", 1.1), ("presence_penalty", float("inf")), ("frequency_penalty", 1e9),
+        ("repetition_penalty", 0.0), ("logprobs", 21), ("prompt_logprobs", -1), ("logit_bias", {320: 1.0}), ("logit_bias", {1: float("nan")}),
+        ("stop_token_ids", (-1,)), ("max_tokens", 0),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_no_kernel_takes_is_the_callers_fault_alone(engine: Engine, param: str, value: object) -> None:
+    """One bad request must never end the engine for everybody else: it is refused at arrival, by name."""
+    with pytest.raises(RequestError) as caught:
+        engine.add(greedy("bad", [1, 2], **{param: value}))
+    assert caught.value.param == param
+    with pytest.raises(RequestError, match="vocabulary"):
+        engine.add(greedy("bad", [1, 320]))
+    assert not engine.core.busy

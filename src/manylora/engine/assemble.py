@@ -46,8 +46,9 @@ def assemble(config: EngineConfig, capability: str, on_progress: OnProgress) -> 
         Scheduler(_scheduler_config(config, model_len), blocks),
         runner,
         Residency(arena, extents, blocks, kv_floor),
-        config.max_waiting,
-        config.prefix_cache,
+        vocab=shape.vocab,
+        max_waiting=config.max_waiting,
+        prefix_cache=config.prefix_cache,
     )
     return core, EngineInfo(shape, model_len, layout.kv_tokens, capability, threads), layout.extent_bytes
 

@@ -33,6 +33,8 @@ class Child:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "manylora.engine.process", role, str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL, stdout=2,
+                # Out of the terminal's group: Ctrl-C is the parent's to handle, also before the child could ignore it.
+                start_new_session=True,
             )  # fmt: skip
         reader, writer = await asyncio.open_connection(sock=ours)
         child = cls(process, reader, writer, incoming)

@@ -81,6 +81,7 @@ class NativeEngine:
         self._attaching: dict[str, asyncio.Future[None]] = {}
         self._detaching: dict[str, asyncio.Future[int]] = {}
         self._preparing: dict[int, asyncio.Future[AdapterImage]] = {}
+        self._loads = 0
         self._numbers = count()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -156,24 +157,44 @@ class NativeEngine:
 
     async def load_adapter(self, path: Path) -> AdapterVersion:
         """See Engine.load_adapter."""
-        engine = self._serving()
-        image = await self._prepare(path)
+        self._serving()
+        self._loads += 1
+        try:
+            image = await self._prepare(path)
+            await self._attach(image)
+        finally:
+            self._loads -= 1
+            self._sweep_images()
+        return image.version
+
+    async def _attach(self, image: AdapterImage) -> None:
         version = image.version.hash
         if version not in self._images:
             arrival = self._attaching.get(version)
             if arrival is None:
+                engine = self._serving()  # perhaps another one than before the adapter was read
                 arrival = self._attaching[version] = asyncio.get_running_loop().create_future()
                 engine.send(Attach(image))
             await asyncio.shield(arrival)
             self._images[version] = image
-        return image.version
+
+    def _sweep_images(self) -> None:
+        """Removes packed copies that did not become resident; not while another load may be about to attach one of them."""
+        if self._loads == 0 and self.images_folder is not None:
+            for path in self.images_folder.glob("*.image"):
+                if path.stem not in self._images:
+                    path.unlink(missing_ok=True)
 
     async def unload_adapter(self, version: str) -> int:
         """See Engine.unload_adapter."""
-        engine = self._serving()
         if version not in self._images or version in self._detaching:
             raise AdapterNotFound(f"no adapter {version[:12]} is loaded")
         image = self._images.pop(version)
+        if not self._ready or self._engine is None:
+            # The process that held it is gone, and the next one is given what is in `_images`.
+            image.path.unlink(missing_ok=True)
+            return image.extents * image.extent_bytes
+        engine = self._engine
         departure: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._detaching[version] = departure
         engine.send(Detach(version))
@@ -230,6 +251,7 @@ class NativeEngine:
             await self._read_engine()
             self._ready = False
             self._restarts += 1
+            self._stats = EngineStats(restarts=self._restarts)
             assert self._engine is not None
             code = await self._engine.stop()
             log.error("engine died", exit_code=code, in_flight=len(self._mailboxes), restarts=self._restarts)

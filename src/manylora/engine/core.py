@@ -8,7 +8,8 @@ from manylora.engine.image import AdapterImage
 from manylora.engine.residency import COPY_BYTES_PER_STEP, Arrived, Residency, Settled
 from manylora.engine.runner import Runner, Sample
 from manylora.engine.track import Track
-from manylora.errors import Overloaded, RequestError
+from manylora.engine.validation import check_request
+from manylora.errors import Overloaded
 from manylora.policy.scheduler import Scheduler, Sequence
 from manylora.types.engine import EngineStats
 from manylora.types.request import FinishReason, Request, RequestOutput
@@ -21,11 +22,19 @@ class EngineCore:
     Time is an argument, in nanoseconds; nothing here looks at a clock."""
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, residency: Residency, max_waiting: int, prefix_cache: bool = True
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        residency: Residency,
+        *,
+        vocab: int,
+        max_waiting: int,
+        prefix_cache: bool = True,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._residency = residency
+        self._vocab = vocab
         self._max_waiting = max_waiting
         self._prefix_cache = prefix_cache
         self._tracks: dict[str, Track] = {}
@@ -38,12 +47,7 @@ class EngineCore:
     def add(self, request: Request, now: int) -> None:
         """Queues a request. Raises RequestError, AdapterNotFound or Overloaded, and then holds nothing of it."""
         limit = self._scheduler.config.max_model_len
-        if not request.prompt:
-            raise RequestError("the prompt is empty", "prompt")
-        if len(request.prompt) >= limit:
-            raise RequestError(
-                f"the prompt has {len(request.prompt)} tokens; with at least one new token it must stay within {limit}", "prompt"
-            )
+        check_request(request, self._vocab, limit)
         if self._scheduler.waiting >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} requests are waiting; try again later")
         handle = None if request.adapter is None else self._residency.acquire(request.adapter)

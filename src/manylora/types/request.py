@@ -74,4 +74,4 @@ class RequestOutput:
     """The stop token that ended the answer; it is the last of `tokens`."""
     error: str | None = None
     cached_tokens: int = 0
-    """Prompt tokens that came from the prefix cache."""
+    """Prompt tokens that came from the prefix cache; every output of a request says the same number."""
