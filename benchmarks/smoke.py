@@ -56,7 +56,7 @@ def main(model: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "manylora.cli.main",
+            "manylora",
             "serve",
             str(model),
             "--port",

@@ -131,7 +131,8 @@ def test_what_can_never_run_is_refused_at_arrival(tiny: Path, images: Path) -> N
     [
         ("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 5e-324), ("top_p", 1.5), ("top_k", -1),
         ("top_k", 2**31), ("min_p", 1.1), ("presence_penalty", float("inf")), ("frequency_penalty", 1e9),
-        ("repetition_penalty", 0.0), ("logprobs", 21), ("prompt_logprobs", -1), ("logit_bias", {320: 1.0}), ("logit_bias", {1: float("nan")}),
+        ("repetition_penalty", 0.0), ("logprobs", 21), ("prompt_logprobs", -1),
+        ("logit_bias", {320: 1.0}), ("logit_bias", {1: float("nan")}),
         ("stop_token_ids", (-1,)), ("max_tokens", 0),
     ],
 )  # fmt: skip

@@ -32,7 +32,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"layers.0.self_attn.q_proj": 3, "down_proj": 12},
         "alpha_pattern": {"v_proj": 40},
     },
-    "some layers": {"r": 16, "lora_alpha": 16, "target_modules": ["o_proj", "down_proj"], "layers_to_transform": [0, 7, 29]},
+    "some layers": {"r": 16, "lora_alpha": 48, "target_modules": ["o_proj", "down_proj"], "layers_to_transform": [0, 7, 29]},
 }
 POSITIONS_EACH = 264
 
