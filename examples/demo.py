@@ -207,7 +207,7 @@ async def show(url: str, console: Console, scratch: Path, adapters: list[str]) -
 
 def main(model: Path, recording: Path | None) -> int:
     """Serves and shows; with `recording`, writes what was shown as a picture instead of to the terminal."""
-    console = Console(record=True, file=io.StringIO(), width=110) if recording else Console()
+    console = Console(record=True, file=io.StringIO(), width=110, highlight=False) if recording else Console(highlight=False)
     adapters = sorted(path.name for path in ADAPTERS.iterdir() if path.is_dir() and path.name != LATECOMER)
     with tempfile.TemporaryDirectory() as folder:
         scratch, port = Path(folder).resolve(), free_port()
