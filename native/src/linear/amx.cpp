@@ -17,16 +17,22 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0 to 3 hold sums, 4 holds rows of x, 5 columns of the weight.
+constexpr int kTileRows = 16;
+
+// Up to 16 rows take tiles 0 to V - 1 for their sums; up to 32, in two halves of `rows` rows each, tiles 0 to V - 1 and 3 to V + 2,
+// so that each tile of the weight is loaded once for both. Tile 6 holds rows of x, tile 7 columns of the weight.
 void configure(int64_t rows) {
   TileConfig config;
-  for (int tile = 0; tile < 6; ++tile) config.row_bytes[tile] = 64, config.rows[tile] = static_cast<uint8_t>(rows);
-  config.rows[5] = 16;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.row_bytes[tile] = 64;
+    config.rows[tile] = static_cast<uint8_t>(rows);
+  }
+  config.rows[7] = 16;
   _tile_loadconfig(&config);
 }
 
 template <int V>
-void base_tiles(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, float* values, Ahead& ahead) {
+void one_half(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, float* values, Ahead& ahead) {
   constexpr int64_t kPitch = 64 * V;  // bytes of one pair of depths in a panel, and of a row of the tile
   _tile_zero(0);
   _tile_zero(1);
@@ -34,18 +40,18 @@ void base_tiles(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, fl
   if constexpr (V > 3) _tile_zero(3);
   for (int64_t block = 0; block < blocks; ++block, x += kDepth, w += kDepth * 16 * V) {
     fetch(ahead);
-    _tile_loadd(4, x, stride * 2);
-    _tile_loadd(5, w, kPitch);
-    _tile_dpbf16ps(0, 4, 5);
-    _tile_loadd(5, w + 32, kPitch);
-    _tile_dpbf16ps(1, 4, 5);
+    _tile_loadd(6, x, stride * 2);
+    _tile_loadd(7, w, kPitch);
+    _tile_dpbf16ps(0, 6, 7);
+    _tile_loadd(7, w + 32, kPitch);
+    _tile_dpbf16ps(1, 6, 7);
     if constexpr (V > 2) {
-      _tile_loadd(5, w + 64, kPitch);
-      _tile_dpbf16ps(2, 4, 5);
+      _tile_loadd(7, w + 64, kPitch);
+      _tile_dpbf16ps(2, 6, 7);
     }
     if constexpr (V > 3) {
-      _tile_loadd(5, w + 96, kPitch);
-      _tile_dpbf16ps(3, 4, 5);
+      _tile_loadd(7, w + 96, kPitch);
+      _tile_dpbf16ps(3, 6, 7);
     }
   }
   _tile_stored(0, values, kPitch);
@@ -54,20 +60,70 @@ void base_tiles(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, fl
   if constexpr (V > 3) _tile_stored(3, values + 48, kPitch);
 }
 
+template <int V>
+void two_halves(const bf16* x, int64_t second, int64_t stride, const bf16* w, int64_t blocks, float* values, Ahead& ahead) {
+  constexpr int64_t kPitch = 64 * V;
+  const bf16* y = x + second * stride;
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (V > 2) _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  if constexpr (V > 2) _tile_zero(5);
+  for (int64_t block = 0; block < blocks; ++block, x += kDepth, y += kDepth, w += kDepth * 16 * V) {
+    fetch(ahead);
+    _tile_loadd(6, x, stride * 2);
+    _tile_loadd(7, w, kPitch);
+    _tile_dpbf16ps(0, 6, 7);
+    _tile_loadd(6, y, stride * 2);
+    _tile_dpbf16ps(3, 6, 7);
+    _tile_loadd(7, w + 32, kPitch);
+    _tile_dpbf16ps(4, 6, 7);
+    _tile_loadd(6, x, stride * 2);
+    _tile_dpbf16ps(1, 6, 7);
+    if constexpr (V > 2) {
+      _tile_loadd(7, w + 64, kPitch);
+      _tile_dpbf16ps(2, 6, 7);
+      _tile_loadd(6, y, stride * 2);
+      _tile_dpbf16ps(5, 6, 7);
+    }
+  }
+  float* below = values + second * 16 * V;
+  _tile_stored(0, values, kPitch);
+  _tile_stored(1, values + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(2, values + 32, kPitch);
+  _tile_stored(3, below, kPitch);
+  _tile_stored(4, below + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(5, below + 32, kPitch);
+}
+
+// Whole blocks of the depth. With an odd number of rows above 16 the halves overlap by one row, which both compute to the same bits.
+template <int V>
+void base_tiles(const PanelJob& job, const Tile& tile, int64_t blocks, Ahead& ahead) {
+  const bf16* x = job.x + tile.start * job.x_stride;
+  if (tile.rows <= kTileRows) {
+    configure(tile.rows);
+    one_half<V>(x, job.x_stride, job.panel, blocks, tile.values, ahead);
+  } else if constexpr (V < 4) {
+    const int64_t half = (tile.rows + 1) / 2;
+    configure(half);
+    two_halves<V>(x, tile.rows - half, job.x_stride, job.panel, blocks, tile.values, ahead);
+  }
+}
+
 struct Amx : Avx512Epilogue {
-  static int64_t tile_rows(int64_t) { return 16; }
+  static int64_t tile_rows(int64_t width) { return width == 64 ? kTileRows : 2 * kTileRows; }
 
   static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) {
     const int64_t blocks = job.depth / kDepth, done = blocks * kDepth;
     ahead.rate = blocks == 0 ? 0 : (ahead.lines + blocks - 1) / blocks;
-    const bf16* x = job.x + tile.start * job.x_stride;
     const auto kernel = job.width == 32 ? base_tiles<2> : job.width == 48 ? base_tiles<3> : base_tiles<4>;
-    configure(tile.rows);
-    kernel(x, job.x_stride, job.panel, blocks, tile.values, ahead);
+    kernel(job, tile, blocks, ahead);
+    const bf16* x = job.x + tile.start * job.x_stride;
     continue_rows(x + done, job.x_stride, tile.rows, job.panel + done * job.width, (job.depth - done) / 2, job.width,
                   tile.values);
     if (job.depth % 2 == 0) return;
-    alignas(4) bf16 last[16][2];  // the last pair has one depth: what lies behind x is not read
+    alignas(4) bf16 last[2 * kTileRows][2];  // the last pair has one depth: what lies behind x is not read
     for (int64_t r = 0; r < tile.rows; ++r) last[r][0] = x[r * job.x_stride + job.depth - 1], last[r][1] = 0;
     continue_rows(last[0], 2, tile.rows, job.panel + (job.depth - 1) * job.width, 1, job.width, tile.values);
   }

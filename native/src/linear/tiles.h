@@ -9,7 +9,7 @@
 
 namespace manylora {
 
-constexpr int64_t kMaxTile = 16 * 64;  // floats: no instruction set uses more rows times columns
+constexpr int64_t kMaxTile = 32 * 48;  // floats: no instruction set uses more rows times columns
 
 // Memory that will be read soon, fetched while the arithmetic of a tile runs: the factors B of the tile's segments, then the
 // tile's share of the next panel.
