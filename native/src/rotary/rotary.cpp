@@ -1,8 +1,8 @@
 #include "manylora/rotary.h"
 
+#include <algorithm>
 #include <cstring>
 
-#include "../for_rows.h"
 #include "manylora/runtime.h"
 #include "manylora/shape.h"
 
@@ -69,7 +69,12 @@ void rotary(Runtime& runtime, const Batch& batch, const Matrix& qkv, const Matri
   if (norm.query) check_matrix(*norm.query, "q_norm", Dtype::float32, 1, kv.head_dim());
   if (norm.key) check_matrix(*norm.key, "k_norm", Dtype::float32, 1, kv.head_dim());
   const Rotation rotate_row{runtime.kernels().rotary, batch, qkv, cosine, sine, kv, layer, q, heads, norm};
-  for_rows(runtime.workers(), batch.rows(), 4 * qkv.columns(), rotate_row);
+  // Tokens of one block lie in the same cache lines: rows of a prompt stay together, or threads would fight over every line.
+  const int64_t together = batch.rows() == batch.sequences() ? 2 : kBlockTokens;
+  runtime.workers().run((batch.rows() + together - 1) / together, [&](int64_t task) {
+    const int64_t stop = std::min(batch.rows(), (task + 1) * together);
+    for (int64_t row = task * together; row < stop; ++row) rotate_row(row);
+  });
 }
 
 }  // namespace manylora
