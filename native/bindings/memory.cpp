@@ -62,6 +62,11 @@ void bind_memory(nb::module_& m) {
           },
           "bytes"_a)
       .def_prop_ro("bytes", &Memory::bytes)
+      .def("populate", [](const Memory& memory, int64_t offset, int64_t bytes) {
+        require(offset >= 0 && bytes >= 0 && static_cast<size_t>(offset) + static_cast<size_t>(bytes) <= memory.bytes(),
+                "the range is not within the arena");
+        memory.populate(static_cast<size_t>(offset), static_cast<size_t>(bytes));
+      }, "offset"_a, "bytes"_a, "Makes a range real now, so that its first use does not wait for the system's pages.")
       .def_prop_ro(
           "array",
           [](nb::handle self) {

@@ -33,6 +33,13 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
 #endif
 }
 
+void Memory::populate(size_t offset, size_t bytes) const {
+#ifdef MADV_POPULATE_WRITE
+  const size_t first = offset / 4096 * 4096;
+  madvise(data_ + first, offset + bytes - first, MADV_POPULATE_WRITE);
+#endif
+}
+
 Memory::~Memory() {
   if (mapping_ != nullptr) munmap(mapping_, mapped_);
 }

@@ -19,6 +19,10 @@ class Memory {
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 
+  // Makes [offset, offset + bytes) real now, so that its first use does not wait for the system to find the pages.
+  // A wish: on a system that cannot, nothing happens.
+  void populate(size_t offset, size_t bytes) const;
+
  private:
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;

@@ -94,6 +94,10 @@ class EngineCore:
         """Whether a step would do something."""
         return bool(self._tracks) or self._residency.arriving
 
+    def use_idle_time(self) -> bool:
+        """A few milliseconds of work that later requests are spared; False when there is none left."""
+        return self._residency.populate()
+
     def step(self, now: int) -> list[RequestOutput]:
         """One step: what it added to each request."""
         self._settled += self._residency.progress(now, COPY_BYTES_PER_STEP)

@@ -51,7 +51,7 @@ def run_engine(channel: Channel) -> None:
 
 def _serve(core: EngineCore, channel: Channel) -> None:
     while True:
-        messages = channel.receive(wait=not core.busy)
+        messages = channel.receive(wait=not core.busy and not core.use_idle_time())
         for message in messages:
             _handle(core, channel, message)
         if core.busy:

@@ -17,6 +17,9 @@ from manylora.policy.kv_blocks import KvBlocks
 COPY_BYTES_PER_STEP = 4 << 20
 """Copied between two steps: about a millisecond, so that running streams do not notice."""
 
+POPULATE_BYTES = 4 << 20
+"""Made real at a time while idle: some milliseconds, the longest that a request may have to wait for it."""
+
 
 @dataclass(slots=True)
 class Arrival:
@@ -69,6 +72,7 @@ class Residency:
     blocks: KvBlocks
     kv_floor: int
     """Extents that adapters never take: what one request of the greatest length needs."""
+    _populated: int = 0
     _arrivals: deque[Arrival] = field(default_factory=deque)
     _residents: dict[str, Resident] = field(default_factory=dict)
 
@@ -137,6 +141,15 @@ class Residency:
         """One request less. What it freed, when it was a retired version's last."""
         self._residents[version].references -= 1
         return self._free_if_unused(version)
+
+    def populate(self) -> bool:
+        """Makes a little more of the arena real, lowest addresses first; False when all of it is.
+
+        A page's first use costs many times its next: done while idle, no request pays for it."""
+        count = min(POPULATE_BYTES, self.arena.bytes - self._populated)
+        self.arena.populate(self._populated, count)
+        self._populated += count
+        return count > 0
 
     @property
     def arriving(self) -> bool:

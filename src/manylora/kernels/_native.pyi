@@ -45,6 +45,11 @@ class Arena:
     @property
     def bytes(self) -> int: ...
 
+    def populate(self, offset: int, bytes: int) -> None:
+        """
+        Makes a range real now, so that its first use does not wait for the system's pages.
+        """
+
     @property
     def array(self) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
         """A writable numpy view of the bytes."""
