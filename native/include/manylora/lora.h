@@ -2,7 +2,8 @@
 //
 // Shrink: s[row, j] = sum over k of x[row, k] * a[j, k]. The sum runs in L lanes, lane l taking the depths (or depth pairs, in
 // ascending order) congruent to l, fp32 accumulators; the lanes are then added as a tree of halves. L is a constant of the
-// capability (scalar and avx2: 16 depths; avx512bf16 and amx: 16 pairs), so the bits of s never depend on rows, rank or threads.
+// capability (scalar and avx2: 16 depths; avx512bf16: 16 pairs; amx: one lane, in blocks of 32 depths), so the bits of s never depend
+// on rows, rank or threads.
 // s is multiplied by the scale in fp32 and rounded once to bf16. Expand is in linear.h: it continues the base product's accumulator.
 //
 // Packing: A is [rank][depth rounded up to 32], B is one piece per panel of the base weight, [rank pairs][panel width][2]; all
@@ -47,7 +48,7 @@ struct LoraKernels {
   void (*shrink)(const ShrinkJob& job);
 };
 
-extern const LoraKernels lora_scalar, lora_avx2, lora_avx512bf16;
+extern const LoraKernels lora_scalar, lora_avx2, lora_avx512bf16, lora_amx;
 
 // Where the pieces of one adapter lie for one part of one linear layer. Offsets in bytes from the start of the arena.
 struct AdapterPart {

@@ -1,34 +1,23 @@
-// AMX: 16 rows x 16 columns x 32 depths in one instruction; the rest as AVX-512 BF16.
-//
-// tdpbf16ps adds, for each output by itself, the products of 16 pairs and then their sum to the accumulator: an output depends on
-// nothing but its own row and column, so the sum is one chain over ascending blocks of 32 depths for any number of rows. What is
-// left of the depth continues the chain by vdpbf16ps, as does the low-rank term.
+// AMX: 16 rows x 16 columns x 32 depths in one instruction. What is left of the depth continues the chain by vdpbf16ps.
+#include "../vector/amx.h"
 #include "avx512bf16.h"
 
 namespace manylora {
 namespace {
 
-constexpr int64_t kDepth = 32;  // of one tile instruction
-
-// The operand of ldtilecfg (Intel SDM, volume 1, 18.3).
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-constexpr int kTileRows = 16;
-
 // Up to 16 rows take tiles 0 to V - 1 for their sums; up to 32, in two halves of `rows` rows each, tiles 0 to V - 1 and 3 to V + 2,
-// so that each tile of the weight is loaded once for both. Tile 6 holds rows of x, tile 7 columns of the weight.
-void configure(int64_t rows) {
-  TileConfig config;
-  for (int tile = 0; tile < 8; ++tile) {
-    config.row_bytes[tile] = 64;
-    config.rows[tile] = static_cast<uint8_t>(rows);
-  }
-  config.rows[7] = 16;
-  _tile_loadconfig(&config);
+// so that each tile of the weight is loaded once for both. Tile 6 holds rows of x, tile 7 columns of the weight; both have `pairs`
+// pairs of depths.
+thread_local int64_t configured = 0;
+
+void configure(int64_t rows, int64_t pairs) {
+  if (configured == rows * 32 + pairs) return;  // it costs as much as several products
+  configured = rows * 32 + pairs;
+  TileShapes shapes;
+  for (int tile = 0; tile < 6; ++tile) shapes.set(tile, rows, 64);
+  shapes.set(6, rows, 4 * pairs);
+  shapes.set(7, pairs, 64);
+  _tile_loadconfig(&shapes);
 }
 
 template <int V>
@@ -38,7 +27,7 @@ void one_half(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, floa
   _tile_zero(1);
   if constexpr (V > 2) _tile_zero(2);
   if constexpr (V > 3) _tile_zero(3);
-  for (int64_t block = 0; block < blocks; ++block, x += kDepth, w += kDepth * 16 * V) {
+  for (int64_t block = 0; block < blocks; ++block, x += kTileDepth, w += kTileDepth * 16 * V) {
     fetch(ahead);
     _tile_loadd(6, x, stride * 2);
     _tile_loadd(7, w, kPitch);
@@ -70,7 +59,7 @@ void two_halves(const bf16* x, int64_t second, int64_t stride, const bf16* w, in
   _tile_zero(3);
   _tile_zero(4);
   if constexpr (V > 2) _tile_zero(5);
-  for (int64_t block = 0; block < blocks; ++block, x += kDepth, y += kDepth, w += kDepth * 16 * V) {
+  for (int64_t block = 0; block < blocks; ++block, x += kTileDepth, y += kTileDepth, w += kTileDepth * 16 * V) {
     fetch(ahead);
     _tile_loadd(6, x, stride * 2);
     _tile_loadd(7, w, kPitch);
@@ -102,20 +91,59 @@ template <int V>
 void base_tiles(const PanelJob& job, const Tile& tile, int64_t blocks, Ahead& ahead) {
   const bf16* x = job.x + tile.start * job.x_stride;
   if (tile.rows <= kTileRows) {
-    configure(tile.rows);
+    configure(tile.rows, 16);
     one_half<V>(x, job.x_stride, job.panel, blocks, tile.values, ahead);
   } else if constexpr (V < 4) {
     const int64_t half = (tile.rows + 1) / 2;
-    configure(half);
+    configure(half, 16);
     two_halves<V>(x, tile.rows - half, job.x_stride, job.panel, blocks, tile.values, ahead);
+  }
+}
+
+// Up to 16 rows of values [rows][16 V] continued over up to 16 pairs.
+template <int V>
+void continue_tiles(const bf16* s, int64_t stride, int64_t rows, const bf16* b, int64_t pairs, float* values) {
+  constexpr int64_t kPitch = 64 * V;
+  configure(rows, pairs);
+  _tile_loadd(6, s, stride * 2);
+  _tile_loadd(0, values, kPitch);
+  _tile_loadd(7, b, kPitch);
+  _tile_dpbf16ps(0, 6, 7);
+  _tile_stored(0, values, kPitch);
+  _tile_loadd(1, values + 16, kPitch);
+  _tile_loadd(7, b + 32, kPitch);
+  _tile_dpbf16ps(1, 6, 7);
+  _tile_stored(1, values + 16, kPitch);
+  if constexpr (V > 2) {
+    _tile_loadd(2, values + 32, kPitch);
+    _tile_loadd(7, b + 64, kPitch);
+    _tile_dpbf16ps(2, 6, 7);
+    _tile_stored(2, values + 32, kPitch);
+  }
+  if constexpr (V > 3) {
+    _tile_loadd(3, values + 48, kPitch);
+    _tile_loadd(7, b + 96, kPitch);
+    _tile_dpbf16ps(3, 6, 7);
+    _tile_stored(3, values + 48, kPitch);
   }
 }
 
 struct Amx : Avx512Epilogue {
   static int64_t tile_rows(int64_t width) { return width == 64 ? kTileRows : 2 * kTileRows; }
 
+  static void expand(const bf16* s, int64_t s_stride, int64_t rows, const bf16* b, int64_t pairs, int64_t width, float* values) {
+    const auto kernel = width == 32 ? continue_tiles<2> : width == 48 ? continue_tiles<3> : continue_tiles<4>;
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int64_t some = rows - row < kTileRows ? rows - row : kTileRows;
+      for (int64_t pair = 0; pair < pairs; pair += kTileDepth / 2) {
+        const int64_t now = pairs - pair < kTileDepth / 2 ? pairs - pair : kTileDepth / 2;
+        kernel(s + row * s_stride + 2 * pair, s_stride, some, b + pair * 2 * width, now, values + row * width);
+      }
+    }
+  }
+
   static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) {
-    const int64_t blocks = job.depth / kDepth, done = blocks * kDepth;
+    const int64_t blocks = job.depth / kTileDepth, done = blocks * kTileDepth;
     ahead.rate = blocks == 0 ? 0 : (ahead.lines + blocks - 1) / blocks;
     const auto kernel = job.width == 32 ? base_tiles<2> : job.width == 48 ? base_tiles<3> : base_tiles<4>;
     kernel(job, tile, blocks, ahead);
@@ -132,6 +160,7 @@ struct Amx : Avx512Epilogue {
 void panel(const PanelJob& job) {
   run_panel<Amx>(job);
   _tile_release();  // or every switch of threads would save the tiles
+  configured = 0;
 }
 
 }  // namespace
