@@ -2,9 +2,9 @@
 //
 // Shrink: s[row, j] = sum over k of x[row, k] * a[j, k]. The sum runs in L lanes, lane l taking the depths (or depth pairs, in
 // ascending order) congruent to l, fp32 accumulators; the lanes are then added as a tree of halves. L is a constant of the
-// capability (scalar and avx2: 16 depths; avx512bf16: 16 pairs; amx: one lane, in blocks of 32 depths), so the bits of s never depend
-// on rows, rank or threads.
-// s is multiplied by the scale in fp32 and rounded once to bf16. Expand is in linear.h: it continues the base product's accumulator.
+// capability (scalar and avx2: 16 depths; avx512bf16: 16 pairs; amx: one lane, in blocks of 32 depths), so the bits of s never
+// depend on rows, rank or threads. s is multiplied by the scale in fp32 and rounded once to bf16. Expand is in linear.h: it
+// continues the base product's accumulator.
 //
 // Packing: A is [rank][depth rounded up to 32], B is one piece per panel of the base weight, [rank pairs][panel width][2]; all
 // bf16, every piece 64-byte aligned, padding zero. A rank is stored as it is; an odd rank pads one row of B.

@@ -5,9 +5,9 @@
 namespace manylora {
 namespace {
 
-// Up to 16 rows take tiles 0 to V - 1 for their sums; up to 32, in two halves of `rows` rows each, tiles 0 to V - 1 and 3 to V + 2,
-// so that each tile of the weight is loaded once for both. Tile 6 holds rows of x, tile 7 columns of the weight; both have `pairs`
-// pairs of depths.
+// Up to 16 rows take tiles 0 to V - 1 for their sums; up to 32, in two halves of `rows` rows each, tiles 0 to V - 1 and 3 to
+// V + 2, so that each tile of the weight is loaded once for both. Tile 6 holds rows of x, tile 7 columns of the weight; both have
+// `pairs` pairs of depths.
 thread_local int64_t configured = 0;
 
 void configure(int64_t rows, int64_t pairs) {
@@ -131,7 +131,8 @@ void continue_tiles(const bf16* s, int64_t stride, int64_t rows, const bf16* b, 
 struct Amx : Avx512Epilogue {
   static int64_t tile_rows(int64_t width) { return width == 64 ? kTileRows : 2 * kTileRows; }
 
-  static void expand(const bf16* s, int64_t s_stride, int64_t rows, const bf16* b, int64_t pairs, int64_t width, float* values) {
+  static void expand(const bf16* s, int64_t s_stride, int64_t rows, const bf16* b, int64_t pairs, int64_t width,
+                     float* values) {
     const auto kernel = width == 32 ? continue_tiles<2> : width == 48 ? continue_tiles<3> : continue_tiles<4>;
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int64_t some = rows - row < kTileRows ? rows - row : kTileRows;

@@ -1,7 +1,7 @@
 // The tile registers of AMX. Included by amx.cpp files only.
 //
-// tdpbf16ps adds, for each output by itself, the products of up to 16 pairs and then their sum to the accumulator: an output depends
-// on nothing but its own row and column, so its sum is one chain over ascending blocks of 32 depths for any number of rows.
+// tdpbf16ps adds, for each output by itself, the products of up to 16 pairs and then their sum to the accumulator: an output
+// depends on nothing but its own row and column, so its sum is one chain over ascending blocks of 32 depths for any number of rows.
 #pragma once
 
 #include <immintrin.h>
