@@ -5,7 +5,8 @@ computed ones catch up. A request whose one newest token is left to compute deco
 
 Admission takes all KV that a bounded request can ever need, or nothing, so running work never runs out of memory. A request
 without `max_tokens` takes a reserve and grows; when growth finds no block, the newest such request is preempted and recomputed
-later, never the oldest. A waiter past `max_wait_ns` is promised everything that comes free.
+later, never the oldest. Whose turn it is, fairness says; a request whose turn came but whose memory did not may be passed by
+smaller ones for `max_wait_ns`, and is then promised everything that comes free.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class SchedulerConfig:
     reserve_tokens: int = 256
     """New tokens for which a request without a bound takes memory at a time."""
     max_wait_ns: int = 2_000_000_000
-    """How long a waiter may be passed by smaller ones before all freed memory is promised to it."""
+    """How long a request whose memory is not free may be passed by smaller ones before all freed memory is promised to it."""
 
     def __post_init__(self) -> None:
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """One request as the policy sees it."""
 
@@ -54,6 +55,8 @@ class Sequence:
     """Whether the prefix cache may serve its prompt."""
     arrived: int = 0
     """Nanoseconds."""
+    blocked: int | None = None
+    """Since when it could run but for memory, in nanoseconds."""
     computed: int = 0
     final: int = 0
     """Most tokens it can ever know, set by `add`."""
@@ -106,7 +109,7 @@ class Scheduler:
 
     def schedule(self, now: int) -> StepPlan:
         """The next step. Changes who holds blocks and who runs; nothing has been computed until `advance`."""
-        grown, preempted = self._grow()
+        grown, preempted = self._grow()  # first: a running request that waits for a block leaves none to admit with
         admitted = self._admit(now) if not preempted else []
         if self._decodes is None:
             self._decodes = tuple(self._decoding)
@@ -138,15 +141,15 @@ class Scheduler:
 
     def steady(self) -> int:
         """For how many steps `schedule` would repeat the last plan with its decodes advancing, if nothing is added or removed and
-        no waiter's promise falls due. 0 while anything prefills, waits or stalls. `deadline` is that promise."""
+        no waiter's promise falls due. 0 while anything prefills, waits or stalls."""
         if self._prefilling or self._waiting or self._stalled():
             return 0
         return min((self._capacity(sequence) - sequence.computed for sequence in self._decoding.values()), default=0)
 
     def deadline(self) -> int | None:
         """When the next waiter is promised all freed memory, in nanoseconds, or None."""
-        oldest = self._oldest()
-        return None if oldest is None else oldest.arrived + self.config.max_wait_ns
+        blocked = [queue[0].blocked for queue in self._waiting.values() if queue[0].blocked is not None]
+        return min(blocked) + self.config.max_wait_ns if blocked else None
 
     # -- what it tells ----------------------------------------------------------------------------------------------------------
 
@@ -181,22 +184,30 @@ class Scheduler:
 
     def _admit(self, now: int) -> list[Admission]:
         admitted: list[Admission] = []
-        oldest = self._oldest()
-        promised = oldest if oldest is not None and now - oldest.arrived >= self.config.max_wait_ns else None
+        promised = self._promised(now)
         blocked: set[str] = set()
-        while self.running < self.config.max_num_seqs and not self._stalled():
+        while self.running < self.config.max_num_seqs:
             tenant = promised.tenant if promised else self._next_tenant(blocked)
             if tenant is None:
                 break
-            admission = self._try_admit(promised or self._waiting[tenant][0])
+            sequence = promised or self._waiting[tenant][0]
+            admission = self._try_admit(sequence)
             if admission is not None:
                 admitted.append(admission)
-                promised = None
-            elif promised is not None:
+                promised = self._promised(now)
+                continue
+            if sequence.blocked is None:
+                sequence.blocked = now
+            if promised is not None:
                 break  # nobody may pass
-            else:
-                blocked.add(tenant)
+            blocked.add(tenant)
         return admitted
+
+    def _promised(self, now: int) -> Sequence | None:
+        heads = [queue[0] for queue in self._waiting.values() if queue[0].blocked is not None]
+        longest = min(heads, key=lambda head: head.blocked or 0, default=None)
+        due = longest is not None and now - (longest.blocked or 0) >= self.config.max_wait_ns
+        return longest if due else None
 
     def _next_tenant(self, blocked: set[str]) -> str | None:
         candidates = (tenant for tenant in self._waiting if tenant not in blocked)
@@ -215,6 +226,7 @@ class Scheduler:
             del self._waiting[sequence.tenant]
         sequence.blocks = blocks
         sequence.computed = cached * BLOCK_TOKENS
+        sequence.blocked = None
         sequence.admitted = self._admissions
         self._admissions += 1
         # Charged here, not as it is computed: one tenant's burst must not fill the batch before it counts.
@@ -238,9 +250,6 @@ class Scheduler:
             self._counters.activate(tenant, {*self._waiting, *self._load})
         queue = self._waiting.setdefault(tenant, deque())
         queue.appendleft(sequence) if front else queue.append(sequence)
-
-    def _oldest(self) -> Sequence | None:
-        return min((queue[0] for queue in self._waiting.values()), key=lambda sequence: sequence.arrived, default=None)
 
     # -- the batch --------------------------------------------------------------------------------------------------------------
 
