@@ -89,7 +89,7 @@ def test_the_version_tells_what_the_adapter_is(tmp_path: Path) -> None:
     edit_config(tmp_path, base_model_name_or_path="org/Base-1B")
     version = read_adapter(tmp_path, shape_of()).version
     assert (version.ranks, version.projections, version.modules) == ((2, 4), ("q_proj", "v_proj"), 4)
-    assert version.bytes == 2 * 2 * (2 * (32 + 32) + 4 * (32 + 16))
+    assert version.bytes == 2 * 2 * (2 * (64 + 64) + 4 * (64 + 32))
     assert (version.base_model, version.warnings) == ("org/Base-1B", ())
 
 
@@ -185,8 +185,11 @@ def test_the_hash_is_stable_across_releases(tmp_path: Path) -> None:
     save_adapter(tmp_path)
 
     def fill(tensors: dict[str, torch.Tensor]) -> None:
-        for name, tensor in tensors.items():
-            tensor.copy_(torch.arange(tensor.numel()).reshape(tensor.shape) % 7 - (3 if "lora_A" in name else 2))
+        for name in tensors:
+            shape = (4, 32) if "lora_A" in name else (32 if "q_proj" in name else 16, 4)
+            values = torch.arange(shape[0] * shape[1]).reshape(shape) % 7 - (3 if "lora_A" in name else 2)
+            tensors[name] = values.to(torch.bfloat16)
 
     edit_tensors(tmp_path, fill)
-    assert read_adapter(tmp_path, shape_of()).version.hash == "2e8d43780329a7e831edbe6beb2cd5ff08e552cc019677bdd38b611417d826c0"
+    shape = dataclasses.replace(shape_of(), hidden=32, head_dim=8)
+    assert read_adapter(tmp_path, shape).version.hash == "2e8d43780329a7e831edbe6beb2cd5ff08e552cc019677bdd38b611417d826c0"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
+from manylora import kernels
 from manylora.engine.checkpoint import Checkpoint, open_checkpoint
 from manylora.engine.checkpoint.config import read_config
 from manylora.errors import ModelError
@@ -44,8 +45,8 @@ def test_every_family_is_read_as_transformers_wrote_it(family: str, dtype: torch
     checkpoint = open_checkpoint(tmp_path)
     assert_holds(checkpoint, model.state_dict())
     config, shape = model.config, checkpoint.shape
-    assert (shape.layers, shape.heads, shape.kv_heads, shape.hidden) == (2, 4, 2, 32)
-    assert shape.head_dim == (16 if family == "qwen3" else 8)
+    assert (shape.layers, shape.heads, shape.kv_heads, shape.hidden) == (2, 4, 2, 64)
+    assert shape.head_dim == (32 if family == "qwen3" else 16)
     assert shape.rope_theta == config.rope_parameters["rope_theta"]
     assert shape.rope_scaling.kind == config.rope_parameters["rope_type"].replace("default", "none")
     assert shape.rms_eps == config.rms_norm_eps
@@ -128,8 +129,14 @@ _CONFIG = FAMILIES["llama"][0](**SIZES).to_dict()
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"num_hidden_layers": 3}, r"model\.layers\.2\.input_layernorm\.weight.*missing"),
         ({"num_hidden_layers": 1}, r"model\.layers\.1\.\S+ \(and 8 more\) does not belong"),
-        ({"intermediate_size": 47}, r"gate_proj\.weight has shape \[48, 32\], the config asks for \[47, 32\]"),
+        ({"intermediate_size": 47}, r"gate_proj\.weight has shape \[48, 64\], the config asks for \[47, 64\]"),
         ({"tie_word_embeddings": True}, "ties the embeddings"),
+        ({"head_dim": 24}, r"heads of 24 elements \(head_dim\) are not supported, only multiples of 16 up to 256"),
+        ({"head_dim": 100}, "heads of 100 elements"),
+        ({"head_dim": 272}, "heads of 272 elements"),
+        ({"num_key_value_heads": 3}, "4 query heads on 3 key/value heads are not supported, only 1 to 16 on each"),
+        ({"num_key_value_heads": 8}, "4 query heads on 8 key/value heads"),
+        ({"num_attention_heads": 34, "head_dim": 16}, "34 query heads on 2 key/value heads"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_by_name(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -138,6 +145,43 @@ def test_a_config_that_does_not_fit_is_refused_by_name(changes: dict[str, Any], 
     edit_config(tmp_path, **changes)
     with pytest.raises(ModelError, match=reason):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("head_dim", [8, 16, 24, 48, 96, 100, 256, 264, 272])
+def test_head_sizes_are_refused_exactly_where_the_kernels_do(head_dim: int) -> None:
+    """What opens must run: a limit that differs from the kernels' would end the start, or every request, without a reason."""
+    opens = refusal(head_dim=head_dim) is None
+    try:
+        kernels.kv_block_bytes(1, 1, head_dim)
+    except ValueError:
+        assert not opens
+    else:
+        assert opens
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (3, 2), (16, 1), (17, 1), (32, 1), (32, 2), (34, 2), (2, 4)])
+def test_head_groups_are_refused_exactly_where_the_kernels_do(heads: int, kv_heads: int) -> None:
+    """The same for query heads that share a key/value head."""
+    opens = refusal(head_dim=16, num_attention_heads=heads, num_key_value_heads=kv_heads) is None
+    runtime, batch = kernels.Runtime(1, "scalar"), kernels.Batch(1, 1, 1, 1)
+    batch.sequence_starts[1], batch.block_tables[0, 0] = 1, 0
+    batch.begin(1, 1)
+    cache = kernels.KvCache(kernels.Arena(kernels.kv_block_bytes(1, kv_heads, 16)), 1, kv_heads, 16)
+    query, out = (kernels.Matrix(1, heads * 16, "bfloat16") for _ in range(2))
+    try:
+        kernels.attention(runtime, batch, query, cache, 0, out)
+    except ValueError:
+        assert not opens
+    else:
+        assert opens
+
+
+def refusal(**changes: Any) -> ModelError | None:
+    try:
+        read_config({**_CONFIG, **changes}, "test")
+    except ModelError as error:
+        return error
+    return None
 
 
 def test_buffers_of_old_checkpoints_are_no_tensors_of_the_model(tmp_path: Path) -> None:

@@ -109,11 +109,11 @@ def test_llama3_scaling_is_recognised_by_its_factors(tmp_path: Path) -> None:
     """GGUF keeps the factor of each frequency only; the scaling must come out as in config.json, or be refused."""
     model = tiny_model("llama3")
     scaling = RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
-    factors = inverse_frequencies(8, 500000.0, RopeScaling()) / inverse_frequencies(8, 500000.0, scaling)
+    factors = inverse_frequencies(16, 500000.0, RopeScaling()) / inverse_frequencies(16, 500000.0, scaling)
     path = tmp_path / "model.gguf"
     write_gguf(path, model, stored_as("F32"), rope_factors=factors)
     assert open_checkpoint(path).shape.rope_scaling == scaling
-    write_gguf(path, model, stored_as("F32"), rope_factors=factors * np.linspace(1, 1.5, 4, dtype=np.float32))
+    write_gguf(path, model, stored_as("F32"), rope_factors=factors * np.linspace(1, 1.5, 8, dtype=np.float32))
     with pytest.raises(ModelError, match="Llama 3 frequency scaling"):
         open_checkpoint(path)
 
@@ -124,7 +124,11 @@ def test_llama3_scaling_is_recognised_by_its_factors(tmp_path: Path) -> None:
         ({"llama__rope__scaling__type": "yarn"}, "'yarn' is not supported"),
         ({"llama__block_count": 3}, r"model\.layers\.2\..*missing"),
         ({"llama__feed_forward_length": 64}, "the config asks for"),
-        ({"llama__rope__dimension_count": 4}, "4 of 8 dimensions"),
+        ({"llama__rope__dimension_count": 4}, "4 of 16 dimensions"),
+        ({"llama__attention__key_length": 24, "llama__rope__dimension_count": 24}, "heads of 24 elements"),
+        ({"llama__attention__head_count": 34}, "34 query heads on 2 key/value heads"),
+        ({"llama__attention__head_count_kv": 3}, "4 query heads on 3 key/value heads"),
+        ({"llama__attention__head_count_kv": 0}, "metadata holds a value"),
     ],
 )
 def test_what_does_not_fit_is_refused(metadata: dict[str, Any], reason: str, tmp_path: Path) -> None:

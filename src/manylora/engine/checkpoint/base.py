@@ -16,6 +16,9 @@ from manylora.types.model import PROJECTIONS, ModelShape, module_name
 BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 """The dtype of every tensor a checkpoint returns."""
 
+HEAD_DIM_STEP, MAX_HEAD_DIM, MAX_GROUP_HEADS = 16, 256, 16
+"""What the kernels of attention can do: kMaxHeadDim of kv_cache.h and kMaxGroupHeads of attention.h."""
+
 
 class Checkpoint(Protocol):
     """A base model's dimensions, weights and text conventions. Opening one has already checked that every tensor of the
@@ -81,6 +84,20 @@ def _has_bias(shape: ModelShape, projection: str) -> bool:
     if projection in ("q_proj", "k_proj", "v_proj"):
         return shape.qkv_bias
     return shape.output_bias if projection == "o_proj" else shape.mlp_bias
+
+
+def check_heads(source: str, shape: ModelShape) -> None:
+    """Raises ModelError, naming the numbers, if the kernels have no attention for such heads."""
+    heads, kv_heads, head_dim = shape.heads, shape.kv_heads, shape.head_dim
+    if head_dim % HEAD_DIM_STEP or not 0 < head_dim <= MAX_HEAD_DIM:
+        raise ModelError(
+            f"{source}: heads of {head_dim} elements (head_dim) are not supported, only multiples of {HEAD_DIM_STEP} "
+            f"up to {MAX_HEAD_DIM}"
+        )
+    if heads % kv_heads or not 0 < heads // kv_heads <= MAX_GROUP_HEADS:
+        raise ModelError(
+            f"{source}: {heads} query heads on {kv_heads} key/value heads are not supported, only 1 to {MAX_GROUP_HEADS} on each"
+        )
 
 
 def check_tensors(source: str, found: Mapping[str, tuple[int, ...]], shape: ModelShape, ignored: Iterable[str] = ()) -> None:

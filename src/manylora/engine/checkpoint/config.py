@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from manylora.engine.checkpoint.base import Checkpoint
+from manylora.engine.checkpoint.base import Checkpoint, check_heads
 from manylora.errors import ModelError
 from manylora.types.model import ModelShape, RopeScaling
 
@@ -28,9 +28,11 @@ _WINDOW = {"mistral": 4096, "qwen2": 4096, "qwen3": 4096}
 def read_config(config: Mapping[str, Any], source: str) -> ModelShape:
     """The shape that a config.json describes. Raises ModelError, naming the key, for anything that is not supported."""
     try:
-        return _read_shape(config, source)
+        shape = _read_shape(config, source)
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ModelError(f"{source}: config.json holds a value of the wrong type ({error})") from error
+    check_heads(source, shape)
+    return shape
 
 
 def _read_shape(config: Mapping[str, Any], source: str) -> ModelShape:
@@ -42,8 +44,6 @@ def _read_shape(config: Mapping[str, Any], source: str) -> ModelShape:
     implied["num_key_value_heads"] = _KV_HEADS.get(family, heads)
     given = {key: config[key] for key in implied if config.get(key) is not None}
     head_dim, kv_heads = (_positive({**implied, **given}, key, source) for key in implied)
-    if heads % kv_heads or head_dim % 2:
-        raise ModelError(f"{source}: {heads} heads of {head_dim} elements cannot be served with {kv_heads} key/value heads")
     attention_bias = bool(config.get("attention_bias", False)) and family in ("llama", "qwen3")
     theta, scaling = read_rope(config, source)
     return ModelShape(

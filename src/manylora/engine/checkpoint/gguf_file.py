@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from manylora.engine.checkpoint.base import check_tensors, expected_tensors, to_bfloat16
+from manylora.engine.checkpoint.base import check_heads, check_tensors, expected_tensors, to_bfloat16
 from manylora.engine.checkpoint.gguf_tokenizer import GgufVocabulary, build_tokenizer
 from manylora.engine.rotary import inverse_frequencies
 from manylora.errors import ModelError
@@ -61,6 +61,7 @@ class GgufCheckpoint:
         self._tensors = {_hugging_face_name(tensor.name, self.source): tensor for tensor in self._reader.tensors}
         try:
             self.shape = self._read_shape()
+            check_heads(self.source, self.shape)
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise ModelError(f"{path}: metadata holds a value that such a model cannot have ({error})") from error
         found = {name: _dimensions(tensor) for name, tensor in self._tensors.items()}
