@@ -30,6 +30,7 @@ def assert_rejected(folder: Path, reason: str, **options: Any) -> None:
         read_adapter(folder, shape_of(), **options)
     assert str(caught.value).startswith(str(folder))
     assert "\n" not in str(caught.value)
+    str(caught.value).encode()  # it is sent and logged
 
 
 @pytest.mark.parametrize(
@@ -79,13 +80,20 @@ def assert_rejected(folder: Path, reason: str, **options: Any) -> None:
         ({"lora_alpha": "16"}, "lora_alpha must be a number"),
         ({"lora_alpha": float("nan")}, "lora_alpha must be a number, not 'nan'"),
         ({"lora_alpha": 0}, "changes nothing"),
+        ({"lora_alpha": 1e-60}, r"lora_alpha 1e-60 at rank 4 scales \S+q_proj by 2\.5e-61: outside of 1e-06 to 10000"),
+        ({"lora_alpha": 1e29}, r"lora_alpha 1e\+29 at rank 4 .* outside"),
+        ({"alpha_pattern": {"v_proj": -1e29}}, r"lora_alpha -1e\+29 at rank 4 scales \S+v_proj"),
+        ({"base_model_name_or_path": "x\ud800y"}, "'base_model_name_or_path' holds what is not valid Unicode"),
+        ({"revision": ["\udfff"]}, "'revision' holds what is not valid Unicode"),
+        ({"alpha_pattern": {"\ud800": 1}}, "'alpha_pattern' holds what is not valid Unicode"),
+        ({"\ud800": None}, r"'\\ud800' holds what is not valid Unicode"),
         ({"use_rslora": "yes"}, "use_rslora must be true or false"),
         ({"layers_to_transform": ["0"]}, "layers_to_transform must be"),
         ({"layers_to_transform": [7]}, "matches nothing"),
         ({"layers_pattern": "layers"}, "layers_pattern needs layers_to_transform"),
         ({"layers_to_transform": [0], "layers_pattern": ["(a+)+"]}, "layers_pattern must be the plain name"),
         ({"target_modules": "all-linear", "layers_to_transform": [0]}, "need a list of target_modules"),
-        ({"r": 8}, r"q_proj\.lora_A\.weight has shape \[4, 32\]; rank 8 on this base needs \[8, 32\]"),
+        ({"r": 8}, r"q_proj\.lora_A\.weight has shape \[4, 64\]; rank 8 on this base needs \[8, 64\]"),
         ({"target_modules": ["q_proj"]}, r"v_proj, which this base lacks or the config does not target"),
         ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, r"o_proj\.lora_A\.weight is missing"),
     ],
@@ -110,26 +118,36 @@ def fill_all(part: str, value: float) -> Callable[[Tensors], None]:
     return edit
 
 
+def part_ranks(tensors: Tensors) -> None:
+    """A acts in ranks 0 and 1 only, B in ranks 2 and 3 only: neither is zero, all their products are."""
+    for name, tensor in tensors.items():
+        if "lora_A" in name:
+            tensor[2:] = 0
+        else:
+            tensor[:, :2] = 0
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
         (lambda tensors: [tensors.pop(f"{_Q}.lora_B.weight")].clear(), r"0\.self_attn\.q_proj\.lora_B\.weight is missing"),
-        (set_tensor(f"{_Q}.lora_A.weight", torch.zeros(4, 31)), r"shape \[4, 31\]; rank 4 on this base needs \[4, 32\]"),
+        (set_tensor(f"{_Q}.lora_A.weight", torch.zeros(4, 63)), r"shape \[4, 63\]; rank 4 on this base needs \[4, 64\]"),
         (set_tensor(f"{_Q}.lora_A.weight", torch.zeros(128)), r"shape \[128\]"),
-        (set_tensor(f"{_Q}.lora_A.weight", torch.zeros(4, 32, dtype=torch.int32)), "is I32"),
-        (set_tensor("base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight", torch.ones(4, 32)), "layers.2.*base lacks"),
-        (set_tensor("base_model.model.model.layers.0.self_attn.c_attn.lora_A.weight", torch.ones(4, 32)), "lands on no module"),
-        (set_tensor(f"{_Q}.lora_A.default.weight", torch.ones(4, 32)), "lands on no module"),
-        (set_tensor(_Q.removeprefix("base_model.model.") + ".lora_A.weight", torch.ones(4, 32)), "is there twice"),
-        (set_tensor(f"{_Q}.lora_magnitude_vector", torch.ones(32)), "DoRA is not implemented"),
-        (set_tensor(f"{_Q}.lora_B.bias", torch.ones(32)), "trained biases are not implemented"),
-        (set_tensor("base_model.model.lm_head.weight", torch.ones(96, 32)), "adapters on lm_head"),
+        (set_tensor(f"{_Q}.lora_A.weight", torch.zeros(4, 64, dtype=torch.int32)), "is I32"),
+        (set_tensor("base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight", torch.ones(4, 64)), "layers.2.*base lacks"),
+        (set_tensor("base_model.model.model.layers.0.self_attn.c_attn.lora_A.weight", torch.ones(4, 64)), "lands on no module"),
+        (set_tensor(f"{_Q}.lora_A.default.weight", torch.ones(4, 64)), "lands on no module"),
+        (set_tensor(_Q.removeprefix("base_model.model.") + ".lora_A.weight", torch.ones(4, 64)), "is there twice"),
+        (set_tensor(f"{_Q}.lora_magnitude_vector", torch.ones(64)), "DoRA is not implemented"),
+        (set_tensor(f"{_Q}.lora_B.bias", torch.ones(64)), "trained biases are not implemented"),
+        (set_tensor("base_model.model.lm_head.weight", torch.ones(96, 64)), "adapters on lm_head"),
         (set_tensor("base_model.model.model.embed_tokens.lora_embedding_A", torch.ones(4, 96)), "adapters on embeddings"),
         (fill_all("layers.1.self_attn.v_proj.lora_B", float("nan")), r"v_proj\.lora_B\.weight' holds NaN or infinity"),
         (fill_all("layers.1.self_attn.v_proj.lora_A", float("inf")), "holds NaN or infinity"),
-        (set_tensor(f"{_Q}.lora_A.weight", torch.full((4, 32), 3.4e38)), "NaN or infinity"),
+        (set_tensor(f"{_Q}.lora_A.weight", torch.full((4, 64), 3.4e38)), "NaN or infinity"),
         (fill_all("lora_B", 0.0), "changes nothing"),
         (fill_all("lora_A", 0.0), "changes nothing"),
+        (part_ranks, "changes nothing"),
     ],
 )
 def test_a_tensor_that_is_wrong_is_refused_by_name(edit: Callable[[Tensors], None], reason: str, tmp_path: Path) -> None:

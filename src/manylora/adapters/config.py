@@ -67,6 +67,8 @@ _NOT_IMPLEMENTED = {
 }
 KNOWN_KEYS = _HARMLESS | _READ | _NOT_IMPLEMENTED.keys()
 """Every key that is understood; any other one must be off."""
+MIN_SCALE, MAX_SCALE = 1e-6, 1e4
+"""Of an adapted module, unless it is zero. Trained adapters lie between 0.001 and 100; beyond, they are damaged."""
 _KEEPS_BASE = ("gaussian", "eva", "orthogonal", "mica")
 """Initialisations that leave the base weights alone, beside true and false."""
 _PEFT_DEFAULT = 8
@@ -86,10 +88,17 @@ class LoraSettings:
     targets: Targets
     base_model: str | None
 
-    def scale(self, module: str) -> float:
-        """alpha/rank, or alpha/sqrt(rank) with rsLoRA (arXiv:2312.03732), of one module."""
+    def scale(self, module: str, where: str) -> float:
+        """alpha/rank, or alpha/sqrt(rank) with rsLoRA (arXiv:2312.03732), of one module. Raises AdapterRejected, opening with
+        `where`, beyond MIN_SCALE and MAX_SCALE."""
         rank, alpha = self.rank.of(module), self.alpha.of(module)
-        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+        scale = alpha / math.sqrt(rank) if self.rslora else alpha / rank
+        if scale != 0 and not MIN_SCALE <= abs(scale) <= MAX_SCALE:
+            raise AdapterRejected(
+                f"{where}: lora_alpha {alpha:g} at rank {rank:g} scales {module} by {scale:g}: outside of {MIN_SCALE:g} to "
+                f"{MAX_SCALE:g}, correct it"
+            )
+        return scale
 
 
 def parse_config(content: bytes, where: str, max_rank: int) -> LoraSettings:
@@ -116,7 +125,17 @@ def _parse_object(content: bytes, where: str) -> dict[str, Any]:
         raise AdapterRejected(f"{where}: adapter_config.json is not JSON ({error})") from error
     if not isinstance(config, dict):
         raise AdapterRejected(f"{where}: adapter_config.json must hold an object")
+    for key, value in config.items():
+        _check_text(key, value, where)
     return config
+
+
+def _check_text(key: str, value: Any, where: str) -> None:
+    """JSON can spell half of a surrogate pair. No text holds that, so it could be neither sent nor written down later."""
+    try:
+        json.dumps({key: value}, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise AdapterRejected(f"{where}: config key {key[:80]!r} holds what is not valid Unicode text: write it again") from error
 
 
 def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:

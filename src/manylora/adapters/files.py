@@ -1,4 +1,4 @@
-"""Opens the two files of an adapter folder, and nothing else."""
+"""Opens files of an adapter folder, and nothing outside it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ def read_files(folder: Path, max_config_bytes: int, max_weight_bytes: int) -> tu
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
             raise AdapterRejected(f"{folder}: {pickles[0]} is a pickle, which is never opened: save the adapter as safetensors")
-    config = _read(folder, CONFIG_FILE, max_config_bytes)
-    return config, _read(folder, WEIGHTS_FILE, max_weight_bytes)
+    config = read_file(folder, CONFIG_FILE, max_config_bytes)
+    return config, read_file(folder, WEIGHTS_FILE, max_weight_bytes)
 
 
-def _read(folder: Path, name: str, limit: int) -> bytes:
+def read_file(folder: Path, name: str, limit: int) -> bytes:
+    """One file of `folder`, whole, of at most `limit` bytes.
+
+    Raises AdapterRejected if it is missing, larger, no regular file, or a link that leads out of the folder."""
     path = folder / name
     try:
         root, target = folder.resolve(strict=True), path.resolve(strict=True)

@@ -155,11 +155,12 @@ def _pair(tensors: _Tensors, settings: LoraSettings, shape: ModelShape, key: _Ke
                 f"{where}: {module}.lora_{side}.weight has shape {list(found)}; rank {rank} on this base needs {list(wanted)}"
             )
     a, b = tensors[layer, projection, "A"], tensors[layer, projection, "B"]
-    return LowRankPair(layer, projection, rank, settings.scale(module), a, b)
+    return LowRankPair(layer, projection, rank, settings.scale(module, where), a, b)
 
 
 def _acts(pair: LowRankPair) -> bool:
-    return pair.scale != 0 and bool(pair.a.any()) and bool(pair.b.any())
+    # A rank whose row of A or whose column of B is zero adds nothing, whatever the other side holds.
+    return pair.scale != 0 and bool((pair.a.any(axis=1) & pair.b.any(axis=0)).any())
 
 
 def _base_warnings(settings: LoraSettings, base_name: str | None) -> list[str]:
