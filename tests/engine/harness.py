@@ -133,7 +133,7 @@ def write_llama(folder: Path, seed: int = 0, **sizes: int) -> Path:
     """A random Llama in Hugging Face layout: large enough for grouped heads and several panels, small enough for many steps."""
     shape = {
         "vocab_size": 320, "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 2,
-        "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048,
     } | sizes  # fmt: skip
     random = np.random.default_rng(seed)
     hidden, wide, head = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]

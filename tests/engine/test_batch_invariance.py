@@ -105,6 +105,40 @@ def test_a_preempted_request_continues_with_the_same_bits(tiny: Path, tiny_adapt
         assert crowded[request.id] == play(roomy, [(0, request)])[request.id]
 
 
+def test_prompt_scores_do_not_depend_on_chunks(tiny: Path, images: Path) -> None:
+    """Scores of a long prompt whose prefill is spread over steps are complete, in order and the same bits after any chunking."""
+    prompt = [(place * 31 + 7) % 320 for place in range(300)]
+    request = greedy("p", prompt, None, 2, prompt_logprobs=1)
+    answers = [
+        play(start(tiny, images, max_model_len=512, max_num_batched_tokens=chunk), [(0, request)])["p"] for chunk in (300, 37, 8)
+    ]
+    scores = answers[0].prompt_logprobs
+    assert scores is not None
+    assert [None if score is None else score.token for score in scores] == [None, *prompt[1:]]
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES[1:])
+def test_long_contexts_cross_partitions_with_the_same_bits(
+    tiny: Path, tiny_adapters: dict[str, Path], images: Path, capability: str
+) -> None:
+    """Contexts past 512 tokens are attended in partitions, split over threads when few rows run: whole, chunked, shared with
+    neighbours, from the prefix cache, on one thread or two."""
+    text = [(place * 13 + place // 7) % 320 for place in range(1100)]
+    lengths = ((505, "all4"), (700, None), (1030, "mixed"))
+    requests = [greedy(f"l{length}", text[:length], adapter, 12) for length, adapter in lengths]
+    alone = start(
+        tiny, images, capability=capability, threads=1, max_model_len=1200, max_num_batched_tokens=1200, prefix_cache=False
+    )
+    mixed = start(tiny, images, capability=capability, threads=2, max_model_len=1200, max_num_batched_tokens=100)
+    for engine in (alone, mixed):
+        load_all(engine, tiny_adapters)
+    expected = {request.id: play(alone, [(0, request)])[request.id] for request in requests}
+    for turn in range(2):
+        assert play(mixed, [(turn * number * 3, request) for number, request in enumerate(requests)]) == expected
+    assert mixed.core.stats().cached_prompt_tokens > 1000
+
+
 def test_the_prefix_cache_is_salted_by_adapter_version(engines: tuple[Alone, list[Engine]]) -> None:
     """The same prompt under another adapter never reuses keys and values; under the same version it does."""
     engine = engines[1][0]

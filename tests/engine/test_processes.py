@@ -155,6 +155,30 @@ def test_loads_and_unloads_while_others_stream(tiny: Path, tiny_adapters: dict[s
     with_engine(tiny, body)
 
 
+def test_a_reload_during_an_unload_keeps_the_adapter(tiny: Path, tiny_adapters: dict[str, Path]) -> None:
+    """The last request of an unloaded version still runs when the same content is loaded again: the unload ends without freeing,
+    and the adapter serves on, also after the request has ended and after the engine was replaced."""
+
+    async def body(engine: NativeEngine) -> None:
+        version = (await engine.load_adapter(tiny_adapters["mixed"])).hash
+        stream = engine.generate(request("running", version, LONG))
+        await anext(stream)
+        unload = asyncio.create_task(engine.unload_adapter(version))
+        await asyncio.sleep(0)
+        assert (await engine.load_adapter(tiny_adapters["mixed"])).hash == version
+        assert await asyncio.wait_for(unload, 5) in (0, engine.stats.adapter_bytes)
+        await _rest(stream)
+        before = await collect(engine, request("after", version))
+        assert engine.engine_pid is not None
+        os.kill(engine.engine_pid, signal.SIGKILL)
+        await asyncio.sleep(0.2)
+        while not engine.ready:  # noqa: ASYNC110 - an operator polls too
+            await asyncio.sleep(0.05)
+        assert await collect(engine, request("replaced", version)) == before
+
+    with_engine(tiny, body)
+
+
 def test_a_broken_adapter_is_refused_and_the_engine_serves_on(tiny: Path, tmp_path: Path) -> None:
     """The reason reaches the caller in one line; nothing else changes."""
     (tmp_path / "adapter_config.json").write_text("{}")

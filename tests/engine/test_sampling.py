@@ -58,6 +58,34 @@ def test_uniform_takes_any_seed(seed: int, choice: int, position: int) -> None:
     assert 0 <= uniform(seed, choice, position) < 1
 
 
+def test_each_position_draws_its_own_number() -> None:
+    """A request whose random numbers did not depend on the position would pick the same place of the distribution for ever."""
+    tokens = [sample([track([1], [2] * length, temperature=1.0, seed=11)], flat())[0][0] for length in range(30)]
+    assert len(set(tokens)) > 10
+
+
+@given(
+    st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20),
+    st.lists(st.integers(0, VOCAB - 1), max_size=20),
+    st.sampled_from([0.0, 0.5, -0.3]),
+    st.sampled_from([0.0, 0.25]),
+    st.sampled_from([1.0, 1.3, 0.8]),
+)
+def test_penalties_equal_their_definition(
+    prompt: list[int], answer: list[int], presence: float, frequency: float, repetition: float
+) -> None:
+    """Against the formulas of the OpenAI API and of CTRL, written out token by token."""
+    logits = np.random.default_rng(3).standard_normal((1, VOCAB)).astype(np.float32)
+    wanted = logits[0].astype(np.float64)
+    for token in {*prompt, *answer}:
+        wanted[token] = wanted[token] / repetition if wanted[token] > 0 else wanted[token] * repetition
+    for token in set(answer):
+        wanted[token] -= frequency * answer.count(token) + presence
+    penalties = {"presence_penalty": presence, "frequency_penalty": frequency, "repetition_penalty": repetition}
+    chosen = sample([track(prompt, answer, **penalties)], logits)[0][0]
+    assert wanted[chosen] >= wanted.max() - 1e-5
+
+
 def test_presence_and_frequency_look_at_the_answer_and_not_at_the_prompt() -> None:
     """As the OpenAI API defines them."""
     logits = flat(t3=1.0, t7=0.9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from manylora import kernels
 from manylora.adapters import read_adapter
@@ -22,6 +23,8 @@ from manylora.policy.scheduler import Scheduler, SchedulerConfig
 from manylora.types.engine import EngineInfo
 from manylora.types.model import ModelShape
 
+SPARE_BYTES = 1 << 30
+"""Of the machine's memory, never made real before it is needed."""
 DEFAULT_MODEL_LEN = 8192
 """Without `max_model_len`, what a model's own limit is cut to: longer contexts are a choice, because they cost memory."""
 
@@ -35,7 +38,10 @@ def assemble(config: EngineConfig, capability: str, on_progress: OnProgress) -> 
     threads = config.threads or available_threads()
     runtime = kernels.Runtime(threads, capability)
     weights = pack_weights(checkpoint, runtime, model_len, on_progress)
-    arena = kernels.Arena(layout.extents * layout.extent_bytes)
+    try:
+        arena = kernels.Arena(layout.extents * layout.extent_bytes)
+    except MemoryError as error:
+        raise ConfigError(f"the system does not give {config.memory_bytes / 2**30:.1f} GiB of memory: lower --memory") from error
     limits = RunnerLimits(config.max_num_batched_tokens, config.max_num_seqs, model_len)
     model = Llama(shape, weights, runtime, limits.rows, limits.sequences)
     runner = Runner(model, runtime, kernels.KvCache(arena, shape.layers, shape.kv_heads, shape.head_dim), limits)
@@ -45,12 +51,29 @@ def assemble(config: EngineConfig, capability: str, on_progress: OnProgress) -> 
     core = EngineCore(
         Scheduler(_scheduler_config(config, model_len), blocks),
         runner,
-        Residency(arena, extents, blocks, kv_floor),
+        Residency(arena, extents, blocks, kv_floor, min(arena.bytes, max(0, spare_memory() - SPARE_BYTES))),
         vocab=shape.vocab,
         max_waiting=config.max_waiting,
         prefix_cache=config.prefix_cache,
     )
     return core, EngineInfo(shape, model_len, layout.kv_tokens, capability, threads), layout.extent_bytes
+
+
+def spare_memory() -> int:
+    """Bytes that this process could still take: what the system has available, or its control group leaves if that is less.
+
+    0 where the system does not say."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 0
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = (group / name for name in ("memory.max", "memory.current"))
+        return min(available, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no control group, or no limit
+        return available
 
 
 def open_base(config: EngineConfig) -> Checkpoint:

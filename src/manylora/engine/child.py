@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 from manylora.engine.channel import HEADER_BYTES, decoder, frame
@@ -59,11 +60,16 @@ class Child:
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
+    def kill(self) -> None:
+        """Ends the process at once; whoever receives learns of its death."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
     async def stop(self) -> int:
         """Closes the socket, waits for the process to end, and makes it end if it does not. Its exit code."""
         self._writer.close()
         try:
             return await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
         except TimeoutError:
-            self._process.kill()
+            self.kill()
             return await self._process.wait()

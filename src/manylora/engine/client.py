@@ -51,6 +51,8 @@ log = structlog.get_logger(__name__)
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Pause before each restart in a row; the last repeats. A minute of service starts the row anew."""
 STABLE_SECONDS = 60.0
+LOAD_SECONDS = 120.0
+"""For the loader to read, check and pack one adapter, the wait for those before it included."""
 SHARED_MEMORY = "/dev/shm"
 """Where images lie if it exists: a file system in memory."""
 
@@ -71,7 +73,6 @@ class NativeEngine:
         self._stats = EngineStats()
         self._restarts = 0
         self._ready = False
-        self._stopping = False
         self._engine: Child | None = None
         self._loader: Child | None = None
         self.images_folder: Path | None = None
@@ -94,6 +95,7 @@ class NativeEngine:
         try:
             self._info = await self._start_engine()
             await self._start_loader()
+            self._spawn(self._supervise_loader())
         except BaseException:
             await self.stop()
             raise
@@ -103,7 +105,6 @@ class NativeEngine:
 
     async def stop(self) -> None:
         """See Engine.stop."""
-        self._stopping = True
         self._ready = False
         for task in list(self._tasks):
             task.cancel()
@@ -181,8 +182,8 @@ class NativeEngine:
     def _sweep_images(self) -> None:
         """Removes packed copies that did not become resident; not while another load may be about to attach one of them."""
         if self._loads == 0 and self.images_folder is not None:
-            for path in self.images_folder.glob("*.image"):
-                if path.stem not in self._images:
+            for path in self.images_folder.iterdir():
+                if path.suffix == ".partial" or path.stem not in self._images:
                     path.unlink(missing_ok=True)
 
     async def unload_adapter(self, version: str) -> int:
@@ -199,17 +200,22 @@ class NativeEngine:
         self._detaching[version] = departure
         engine.send(Detach(version))
         freed = await asyncio.shield(departure)
-        image.path.unlink(missing_ok=True)
+        self._sweep_images()
         return freed
 
     async def _prepare(self, path: Path) -> AdapterImage:
-        assert self._loader is not None
+        if self._loader is None:
+            raise AdapterUnavailable("the loader process is being restarted; try again in a few seconds")
         number = next(self._numbers)
         answer: asyncio.Future[AdapterImage] = asyncio.get_running_loop().create_future()
         self._preparing[number] = answer
         self._loader.send(Prepare(number, path))
         try:
-            return await answer
+            return await asyncio.wait_for(answer, LOAD_SECONDS)
+        except TimeoutError as error:
+            if self._loader is not None:
+                self._loader.kill()  # whatever it hangs on, others wait behind it
+            raise AdapterUnavailable(f"reading the adapter took longer than {LOAD_SECONDS:.0f} s; try again later") from error
         finally:
             del self._preparing[number]
 
@@ -242,7 +248,6 @@ class NativeEngine:
         self.images_folder.mkdir(exist_ok=True)
         first = LoaderStart(self._info.shape, self._extent_bytes, self.images_folder, self._config.model.stem)
         self._loader = await Child.start("loader", first, FromLoader)
-        self._spawn(self._read_loader(self._loader))
 
     async def _supervise(self) -> None:
         failures = 0
@@ -265,7 +270,7 @@ class NativeEngine:
     async def _restart(self) -> bool:
         try:
             await self._start_engine()
-        except ManyloraError as error:
+        except (ManyloraError, OSError) as error:
             log.error("engine did not restart", reason=str(error))
             return False
         assert self._engine is not None
@@ -288,19 +293,35 @@ class NativeEngine:
                     if (mailbox := self._mailboxes.get(id)) is not None:
                         mailbox.fail(fault.raised())
                 case Attached(version, fault):
+                    if fault is not None and version not in self._attaching and self._images.pop(version, None) is not None:
+                        log.error("adapter did not come back", version=version[:12], reason=fault.message)
                     _settle(self._attaching.pop(version, None), None, fault)
                 case Detached(version, freed, fault):
                     _settle(self._detaching.pop(version, None), freed, fault)
 
-    async def _read_loader(self, loader: Child) -> None:
-        while (message := await loader.receive()) is not None:
+    async def _supervise_loader(self) -> None:
+        failures = 0
+        while True:
+            await self._read_loader()
+            assert self._loader is not None
+            dead, self._loader = self._loader, None
+            log.error("loader died", exit_code=await dead.stop(), waiting=len(self._preparing))
+            for answer in self._preparing.values():
+                _settle(answer, None, AdapterUnavailable("the loader process ended while it read the adapter; try again"))
+            while self._loader is None:
+                await asyncio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
+                failures += 1
+                try:
+                    await self._start_loader()
+                except OSError as error:
+                    log.error("loader did not restart", reason=str(error))
+
+    async def _read_loader(self) -> None:
+        assert self._loader is not None
+        while (message := await self._loader.receive()) is not None:
             match message:
                 case Prepared(number, image, fault):
                     _settle(self._preparing.get(number), image, fault)
-        log.error("loader died", exit_code=await loader.stop(), waiting=len(self._preparing))
-        for answer in self._preparing.values():
-            _settle(answer, None, AdapterUnavailable("the loader process ended while it read the adapter; try again"))
-        await self._start_loader()
 
     def _fail_everything(self, error: ManyloraError) -> None:
         for mailbox in self._mailboxes.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from manylora.engine.image import AdapterImage
-from manylora.engine.residency import COPY_BYTES_PER_STEP, Arrived, Residency, Settled
+from manylora.engine.residency import COPY_BYTES_PER_STEP, Arrived, Freed, Residency, Settled
 from manylora.engine.runner import Runner, Sample
 from manylora.engine.track import Track
 from manylora.engine.validation import check_request
@@ -71,8 +71,11 @@ class EngineCore:
 
         Raises AdapterUnavailable when the memory can never suffice; settles with it when running requests do not free enough
         within `timeout` nanoseconds."""
-        if self._residency.attach(image, now + timeout):
-            self._settled.append(Arrived(image.version.hash))
+        version = image.version.hash
+        if self._residency.resume(version):
+            self._settled.append(Freed(version, 0))  # the retirement ends here: nothing was freed
+        if self._residency.attach(image, timeout):
+            self._settled.append(Arrived(version))
         elif not self._tracks:
             self._settled += self._residency.progress(now, None)
 
@@ -111,12 +114,17 @@ class EngineCore:
             self._steps += 1
             self._last_rows = plan.rows
             self._steps_adapters += self._runner.adapters_in_step
-        for chunk in plan.prefills:
-            self._prompt_tokens += chunk.count
         for admission in plan.admitted:
-            self._cached_tokens += admission.cached
+            self._count_prompt(self._tracks[admission.id], admission.cached)
         for sample in samples:
             yield self._extend(self._tracks[sample.id], sample)
+
+    def _count_prompt(self, track: Track, cached: int) -> None:
+        """Once for each request: what a preemption makes it compute again is no prompt."""
+        if track.cached_tokens is None:
+            track.cached_tokens = min(cached, track.prompt_length)
+            self._cached_tokens += track.cached_tokens
+            self._prompt_tokens += track.prompt_length
 
     def _extend(self, track: Track, sample: Sample) -> RequestOutput:
         first = track.generated == 0

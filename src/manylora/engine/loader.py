@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import traceback
+from dataclasses import replace
+from pathlib import Path
 
 from manylora.adapters import read_adapter
 from manylora.engine.channel import Channel, ChannelClosed
-from manylora.engine.image import write_image
+from manylora.engine.image import AdapterImage, write_image
 from manylora.engine.messages import Fault, LoaderStart, Prepare, Prepared
-from manylora.errors import AdapterRejected, ManyloraError
+from manylora.errors import AdapterRejected, AdapterUnavailable, ManyloraError
 
 NICE = 10
 
@@ -26,22 +29,39 @@ def run_loader(channel: Channel) -> None:
                         start = message
                     case Prepare():
                         assert start is not None
-                        channel.send(_prepare(start, message))
+                        _answer(channel, start, message)
     except ChannelClosed:
         if start is not None:
             shutil.rmtree(start.images, ignore_errors=True)
 
 
-def _prepare(start: LoaderStart, order: Prepare) -> Prepared:
+def _answer(channel: Channel, start: LoaderStart, order: Prepare) -> None:
+    """One bad adapter must not end the process that others wait for: whatever it makes go wrong is its own refusal."""
     try:
-        adapter = read_adapter(order.path, start.shape, base_name=start.base_name)
-        path = start.images / f"{adapter.version.hash}.image"
-        # Under another name until it is whole: a loader killed half-way leaves nothing that looks like an image.
-        partial = path.with_suffix(".partial")
+        channel.send(Prepared(order.number, image=_prepare(start, order.path)))
+    except ChannelClosed:
+        raise
+    except ManyloraError as error:
+        channel.send(Prepared(order.number, fault=Fault.of(error)))
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{order.path}: reading it failed ({type(error).__name__}: {error})".encode(errors="replace").decode()
+        channel.send(Prepared(order.number, fault=Fault.of(AdapterRejected(reason))))
+
+
+def _prepare(start: LoaderStart, folder: Path) -> AdapterImage:
+    try:
+        adapter = read_adapter(folder, start.shape, base_name=start.base_name)
+    except OSError as error:
+        raise AdapterRejected(f"{folder}: {error.strerror or error}") from error
+    path = start.images / f"{adapter.version.hash}.image"
+    # Under another name until it is whole: a loader killed half-way leaves nothing that looks like an image.
+    partial = path.with_suffix(".partial")
+    try:
         image = write_image(adapter, start.shape, start.extent_bytes, partial)
         partial.replace(path)
-        return Prepared(order.number, image=type(image)(image.version, path, image.extents, image.extent_bytes, image.pieces))
-    except ManyloraError as error:
-        return Prepared(order.number, fault=Fault.of(error))
     except OSError as error:
-        return Prepared(order.number, fault=Fault.of(AdapterRejected(f"{order.path}: {error.strerror or error}")))
+        raise AdapterUnavailable(f"its packed copy cannot be written to {start.images}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return replace(image, path=path)

@@ -26,8 +26,9 @@ class Arrival:
     """An image on its way into the arena."""
 
     image: AdapterImage
-    deadline: int
-    """Nanoseconds; past it the arrival fails."""
+    timeout: int
+    """Nanoseconds that it may wait for memory once it is its turn."""
+    deadline: int | None = None
     copied: int = 0
 
 
@@ -72,18 +73,18 @@ class Residency:
     blocks: KvBlocks
     kv_floor: int
     """Extents that adapters never take: what one request of the greatest length needs."""
+    populate_bytes: int = 0
+    """How much of the arena `populate` may make real: what the machine can spare."""
     _populated: int = 0
     _arrivals: deque[Arrival] = field(default_factory=deque)
     _residents: dict[str, Resident] = field(default_factory=dict)
 
-    def attach(self, image: AdapterImage, deadline: int) -> bool:
+    def attach(self, image: AdapterImage, timeout: int) -> bool:
         """Begins an arrival, which `progress` brings in; True if the version is resident already.
 
         Raises AdapterUnavailable when it cannot fit beside the others."""
         version = image.version.hash
         if version in self._residents:
-            if self._residents[version].retired:
-                self._residents[version].retired = False
             return True
         if any(arrival.image.version.hash == version for arrival in self._arrivals):
             return False
@@ -95,31 +96,35 @@ class Residency:
                 f"adapter {image.version.short} needs {image.extents * mib:.1f} MiB and {max(room, 0) * mib:.1f} MiB are left "
                 "for adapters: unload others or raise --memory"
             )
-        self._arrivals.append(Arrival(image, deadline))
+        self._arrivals.append(Arrival(image, timeout))
         return False
 
     def progress(self, now: int, budget: int | None) -> Iterator[Arrived]:
         """Copies up to `budget` bytes (None: all) of the first arrivals; yields those that settled."""
         while self._arrivals:
             arrival = self._arrivals[0]
-            image = arrival.image
-            if now > arrival.deadline:
+            version = arrival.image.version.hash
+            try:
+                budget = self._bring(arrival, now, budget)
+            except AdapterUnavailable as error:
                 self._arrivals.popleft()
                 if arrival.copied:
-                    self.extents.release_extents(image.version.hash)
-                yield Arrived(
-                    image.version.hash, AdapterUnavailable("no memory came free for the adapter in time; try again later")
-                )
+                    self.extents.release_extents(version)
+                yield Arrived(version, error)
                 continue
-            while arrival.copied < image.extents:
-                if budget is not None and budget < 0:
-                    return
-                if not self._copy_extent(arrival):
-                    return
-                budget = None if budget is None else budget - image.extent_bytes
+            if arrival.copied < arrival.image.extents:
+                return
             self._arrivals.popleft()
-            self._residents[image.version.hash] = Resident(image, self._handle(image))
-            yield Arrived(image.version.hash)
+            self._residents[version] = Resident(arrival.image, self._handle(arrival.image))
+            yield Arrived(version)
+
+    def resume(self, version: str) -> bool:
+        """Opens a retired version again; whether it was one."""
+        resident = self._residents.get(version)
+        if resident is None or not resident.retired:
+            return False
+        resident.retired = False
+        return True
 
     def retire(self, version: str) -> Freed | None:
         """Closes the version to new requests; frees it now (returned) or with its last request. Raises AdapterNotFound."""
@@ -143,10 +148,10 @@ class Residency:
         return self._free_if_unused(version)
 
     def populate(self) -> bool:
-        """Makes a little more of the arena real, lowest addresses first; False when all of it is.
+        """Makes a little more of the arena real, lowest addresses first; False when all that may be is.
 
         A page's first use costs many times its next: done while idle, no request pays for it."""
-        count = min(POPULATE_BYTES, self.arena.bytes - self._populated)
+        count = min(POPULATE_BYTES, self.populate_bytes - self._populated)
         self.arena.populate(self._populated, count)
         self._populated += count
         return count > 0
@@ -188,14 +193,27 @@ class Residency:
         del self._residents[version]
         return Freed(version, self.extents.release_extents(version) * self._extent_bytes)
 
+    def _bring(self, arrival: Arrival, now: int, budget: int | None) -> int | None:
+        """Copies what memory and budget allow; what is left of the budget. Raises AdapterUnavailable when it will not arrive."""
+        if arrival.deadline is None:
+            arrival.deadline = now + arrival.timeout
+        if now > arrival.deadline:
+            raise AdapterUnavailable("no memory came free for the adapter in time; try again later")
+        try:
+            while arrival.copied < arrival.image.extents and (budget is None or budget > 0) and self._copy_extent(arrival):
+                budget = None if budget is None else budget - arrival.image.extent_bytes
+        except (OSError, ValueError) as error:
+            raise AdapterUnavailable(f"the adapter's packed copy cannot be read ({error}); load it again") from error
+        return budget
+
     def _copy_extent(self, arrival: Arrival) -> bool:
         image = arrival.image
         if self.extents.free_extents == 0:
             self.blocks.vacate(1)
             if self.extents.free_extents == 0:
                 return False
-        (extent,) = self.extents.take_extents(image.version.hash, 1)
         source = np.memmap(image.path, np.uint8, "r", arrival.copied * image.extent_bytes, (image.extent_bytes,))
+        (extent,) = self.extents.take_extents(image.version.hash, 1)
         start = extent * image.extent_bytes
         self.arena.array[start : start + image.extent_bytes] = source
         arrival.copied += 1

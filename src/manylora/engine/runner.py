@@ -72,11 +72,6 @@ class Runner:
             self._free_slots.append(track.slot)
             track.slot = -1
 
-    @property
-    def free_slots(self) -> int:
-        """Slots that no request holds."""
-        return len(self._free_slots)
-
     def _apply(self, plan: StepPlan, tracks: Mapping[str, Track]) -> None:
         tables = self._batch.block_tables
         for id in plan.preempted:
@@ -90,8 +85,6 @@ class Runner:
             track.slot = self._free_slots.pop()
             track.held_blocks = len(admission.blocks)
             tables[track.slot, : track.held_blocks] = admission.blocks
-            if track.cached_tokens is None:
-                track.cached_tokens = min(admission.cached, track.prompt_length)
 
     def _lay_out(self, plan: StepPlan, tracks: Mapping[str, Track]) -> list[_Span]:
         spans = [_Span(track, track.length - 1, 1, True) for track in map(tracks.__getitem__, plan.decodes)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from manylora import kernels
 from manylora.engine.track import Track
-from manylora.types.request import SamplingParams, TokenLogprob
+from manylora.types.request import TokenLogprob
 
 MAX_TOP_LOGPROBS = 20
 """The OpenAI API's limit."""
@@ -50,7 +50,7 @@ class Sampler:
                 sampler.top_p[row] = params.top_p
                 sampler.min_p[row] = params.min_p
                 sampler.uniform[row] = uniform(params.seed, params.choice, track.generated)
-            if _adjusts(params, track.generated):
+            if _adjusts(track):
                 raw[row] = _adjust(logits.array[row], track)
         kernels.sample(self._runtime, rows, logits, sampler)
         tokens: list[int] = sampler.token[:rows].tolist()
@@ -75,14 +75,10 @@ class Sampler:
         return TokenLogprob(token, float(value - sampler.normalizer[row]), list(top))
 
 
-def _adjusts(params: SamplingParams, new_tokens: int) -> bool:
-    return bool(
-        params.logit_bias
-        or params.presence_penalty
-        or params.frequency_penalty
-        or params.repetition_penalty != 1.0
-        or (new_tokens < params.min_tokens and params.stop_token_ids)
-    )
+def _adjusts(track: Track) -> bool:
+    params = track.params
+    masks = track.generated < params.min_tokens and params.stop_token_ids
+    return bool(track.occurrences is not None or params.logit_bias or masks)
 
 
 def _adjust(logits: np.ndarray, track: Track) -> tuple[np.ndarray, np.ndarray]:
@@ -90,18 +86,18 @@ def _adjust(logits: np.ndarray, track: Track) -> tuple[np.ndarray, np.ndarray]:
 
     Repetition (Keskar et al., CTRL, 2019) looks at prompt and answer; presence and frequency, as in the OpenAI API, only at the
     answer."""
-    params = track.params
-    generated, counts = np.unique(track.history[track.prompt_length :], return_counts=True)
-    seen = np.unique(track.history) if params.repetition_penalty != 1.0 else generated
+    params, known = track.params, track.occurrences
     bias = np.fromiter(params.logit_bias, np.int64, len(params.logit_bias))
-    stops = np.asarray(params.stop_token_ids, np.int64)
-    changed = np.unique(np.concatenate([seen, bias, stops]))
-    raw = logits[changed].copy()
-    if params.repetition_penalty != 1.0:
-        penalty = np.float32(params.repetition_penalty)
-        logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
-    logits[generated] -= np.float32(params.frequency_penalty) * counts.astype(np.float32) + np.float32(params.presence_penalty)
+    stops = np.asarray(params.stop_token_ids if track.generated < params.min_tokens else (), np.int64)
+    changed = np.concatenate([bias, stops] if known is None else [known.tokens, bias, stops])
+    raw = logits[changed]
+    if known is not None:
+        values, counts = logits[known.tokens], known.counts
+        if params.repetition_penalty != 1.0:
+            penalty = np.float32(params.repetition_penalty)
+            values = np.where(values > 0, values / penalty, values * penalty)
+        answered = np.float32(params.frequency_penalty) * counts + np.float32(params.presence_penalty) * (counts > 0)
+        logits[known.tokens] = values - answered
     logits[bias] += np.fromiter(params.logit_bias.values(), np.float32, len(bias))
-    if track.generated < params.min_tokens:
-        logits[stops] = -np.inf
+    logits[stops] = -np.inf
     return changed, raw

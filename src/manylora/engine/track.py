@@ -13,6 +13,36 @@ from manylora.types.request import Request, SamplingParams, TokenLogprob
 KEY_BYTES = 16
 
 
+class Occurrences:
+    """The distinct known tokens of a request, and how often its answer has each: kept as tokens come, not counted every step."""
+
+    def __init__(self, prompt: list[int], capacity: int) -> None:
+        self._place: dict[int, int] = {}
+        self._tokens = np.empty(capacity, np.int64)
+        self._counts = np.zeros(capacity, np.float32)
+        for token in prompt:
+            self._find(token)
+
+    def add(self, token: int) -> None:
+        """The answer has one more of this token."""
+        self._counts[self._find(token)] += 1
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int64 [distinct]: a view."""
+        return self._tokens[: len(self._place)]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """float32 [distinct], of the answer: a view."""
+        return self._counts[: len(self._place)]
+
+    def _find(self, token: int) -> int:
+        place = self._place.setdefault(token, len(self._place))
+        self._tokens[place] = token
+        return place
+
+
 class Track:
     """One request from arrival to its terminal output."""
 
@@ -33,6 +63,9 @@ class Track:
         self.cached_tokens: int | None = None
         """Prompt tokens from the prefix cache at its first admission."""
         self.prompt_logprobs: list[TokenLogprob | None] | None = None if request.sampling.prompt_logprobs is None else [None]
+        sampling = request.sampling
+        penalised = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
+        self.occurrences = Occurrences(request.prompt, final) if penalised else None
         self._last_key = blake2b((request.adapter or "base").encode(), digest_size=KEY_BYTES).digest()
         self._keyed = 0
 
@@ -61,3 +94,5 @@ class Track:
         """The next token is decided."""
         self.tokens[self.length] = token
         self.length += 1
+        if self.occurrences is not None:
+            self.occurrences.add(token)
