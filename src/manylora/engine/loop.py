@@ -44,12 +44,13 @@ def run_engine(channel: Channel) -> None:
             channel.receive(wait=True)  # until the parent has read it and closes
             return
         channel.send(Ready(info, extent_bytes))
-        _serve(core, channel)
+        serve(core, channel)
     except ChannelClosed:
         pass  # the parent is gone, and nobody else may use this process
 
 
-def _serve(core: EngineCore, channel: Channel) -> None:
+def serve(core: EngineCore, channel: Channel) -> None:
+    """Handles messages and steps, in turns, until the parent is gone (ChannelClosed)."""
     while True:
         messages = channel.receive(wait=not core.busy and not core.use_idle_time())
         for message in messages:
