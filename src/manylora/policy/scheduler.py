@@ -7,6 +7,9 @@ Admission takes all KV that a bounded request can ever need, or nothing, so runn
 without `max_tokens` takes a reserve and grows; when growth finds no block, the newest such request is preempted and recomputed
 later, never the oldest. Whose turn it is, fairness says; a request whose turn came but whose memory did not may be passed by
 smaller ones for `max_wait_ns`, and is then promised everything that comes free.
+
+The engine walks step by step. A caller that knows when requests end, as a simulator does, may jump along a steady run instead:
+`steady` says how far, `advance(plan, steps)` goes there, `deadline` is the next decision that time alone brings.
 """
 
 from __future__ import annotations
