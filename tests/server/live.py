@@ -113,7 +113,7 @@ def serve(root: Path, config: ServerConfig) -> Iterator[Live]:
             await asyncio.sleep(0.001)
         started.set()
         await serving
-        await service.lifecycle.close()
+        await service.close()
         await engine.stop()
 
     listener = socket.create_server(("127.0.0.1", 0))

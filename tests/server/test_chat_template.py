@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from manylora.errors import AdapterRejected, RequestError
-from manylora.server.chat_template import ChatTemplate, read_adapter_template
+from manylora.errors import RequestError
+from manylora.server.chat_template import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 TEMPLATES = {
@@ -178,24 +176,3 @@ def test_broken_template_is_refused() -> None:
     """A template that is not jinja2 is named as such when it is read."""
     with pytest.raises(ValueError, match="not valid jinja2"):
         ChatTemplate("{% if %}", {})
-
-
-def test_adapter_template_from_its_folder(tmp_path: Path) -> None:
-    """chat_template.jinja wins over tokenizer_config.json; named templates use the default one; none is none."""
-    assert read_adapter_template(tmp_path) is None
-    config = tmp_path / "tokenizer_config.json"
-    config.write_text(
-        json.dumps({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]})
-    )
-    assert read_adapter_template(tmp_path) == "d"
-    config.write_text(json.dumps({"chat_template": "plain"}))
-    assert read_adapter_template(tmp_path) == "plain"
-    (tmp_path / "chat_template.jinja").write_text("file")
-    assert read_adapter_template(tmp_path) == "file"
-    (tmp_path / "chat_template.jinja").write_text("{% broken")
-    with pytest.raises(AdapterRejected, match="jinja2"):
-        read_adapter_template(tmp_path)
-    (tmp_path / "chat_template.jinja").unlink()
-    config.write_text("{")
-    with pytest.raises(AdapterRejected, match="tokenizer_config"):
-        read_adapter_template(tmp_path)

@@ -12,8 +12,8 @@ from manylora.adapters import read_adapter
 from manylora.engine.checkpoint import open_checkpoint
 from manylora.engine.client import NativeEngine
 from manylora.engine.config import EngineConfig
+from manylora.server.adapter_template import read_adapter_template
 from manylora.server.base_model import BaseModel
-from manylora.server.chat_template import read_adapter_template
 from manylora.server.config import ServerConfig
 from manylora.server.logs import configure_logs
 from manylora.server.process import check_adapters, listen, run

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from manylora.errors import ModelError, RequestError
+from manylora.errors import ModelError
 from manylora.server.chat_template import ChatTemplate
-from manylora.server.registry import NamedAdapter
 from manylora.server.text.token_bytes import TokenBytes
 from manylora.types.adapter import AdapterVersion
 
@@ -27,6 +25,8 @@ class BaseModel:
     vocab: int
     special_tokens: Mapping[str, str]
     template: ChatTemplate | None
+    characters_per_token: int
+    """No text has fewer tokens than its characters divided by this."""
     merged: AdapterVersion | None = None
     """The adapter that was merged into its weights, if one was."""
 
@@ -47,17 +47,12 @@ class BaseModel:
             template = None if chat_template is None else ChatTemplate(chat_template, special_tokens)
         except ValueError as error:
             raise ModelError(f"{root}: {error}") from error
-        return cls(root, tokenizer, TokenBytes(tokenizer), eos_token_ids, vocab, special_tokens, template, merged)
-
-    def template_for(self, adapter: NamedAdapter | None) -> ChatTemplate:
-        """The adapter's own chat template if it brought one, else the base model's. Raises RequestError if there is none."""
-        if adapter is not None and adapter.chat_template is not None:
-            return _compiled(adapter.chat_template, tuple(self.special_tokens.items()))
-        if self.template is None:
-            raise RequestError("this model has no chat template; use /v1/completions", "messages")
-        return self.template
+        tokens, widest = TokenBytes(tokenizer), _characters_per_token(tokenizer)
+        return cls(root, tokenizer, tokens, eos_token_ids, vocab, special_tokens, template, widest, merged)
 
 
-@lru_cache(maxsize=256)
-def _compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
-    return ChatTemplate(source, dict(special_tokens))
+def _characters_per_token(tokenizer: Tokenizer) -> int:
+    """A token's name has a character for each byte (byte-level) or for each character that it stands for. Composing (NFC) may
+    have made two bytes of three characters, never of four."""
+    longest = max(map(len, tokenizer.get_vocab(with_added_tokens=True)), default=1)
+    return longest if tokenizer.normalizer is None else 2 * longest

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError, nodes
@@ -14,7 +13,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from manylora.errors import AdapterRejected, RequestError
+from manylora.errors import RequestError
 
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 _PROBE = "where the template puts text"
@@ -57,11 +56,11 @@ class ChatTemplate:
     """One compiled template. Raises ValueError if the source is no template."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        self._source = source
+        self.source = source
         self._special_tokens = dict(special_tokens)
         try:
             self._template = _environment().from_string(source)
-        except TemplateError as error:
+        except Exception as error:  # jinja2 and the compiler behind it fail in more ways than TemplateError
             raise ValueError(f"the chat template is not valid jinja2: {error}") from error
         self.takes_parts = self._probe_parts()
         """Whether the template itself reads content given as a list of parts; otherwise they are joined by newlines first."""
@@ -91,13 +90,15 @@ class ChatTemplate:
         given = {**self._special_tokens, **variables, **fixed}
         try:
             return self._template.render(given)
+        except MemoryError as error:
+            raise RequestError("the chat template needs too much memory for these messages", "messages") from error
         except RecursionError as error:
             raise RequestError("the chat template nests too deeply for these messages", "messages") from error
         except Exception as error:  # a template may fail in any way Python can; all of them are about these messages
             raise RequestError(f"the chat template refuses these messages: {error}", "messages") from error
 
     def _mark_final(self, messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
-        if "content" not in self._source:
+        if "content" not in self.source:
             raise RequestError("continue_final_message: the chat template does not use 'content'", "continue_final_message")
         messages = deepcopy(messages)
         last = messages[-1]
@@ -137,31 +138,3 @@ def _cut_at_mark(text: str, final: str) -> str:
     # A template that strips messages took the mark's own trailing space too; then the text before it was stripped as well.
     kept = text[place : place + len(_CONTINUE)] == _CONTINUE
     return text[:place] if kept else text[:place].rstrip()
-
-
-def read_adapter_template(folder: Path) -> str | None:
-    """The chat template an adapter folder brings: chat_template.jinja, else `chat_template` in tokenizer_config.json.
-
-    Raises AdapterRejected if it is there but cannot be used."""
-    file = folder / "chat_template.jinja"
-    source: object = None
-    try:
-        if file.is_file():
-            source = file.read_text(encoding="utf-8")
-        else:
-            file = folder / "tokenizer_config.json"
-            if file.is_file():
-                source = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise AdapterRejected(f"{folder}: {file.name} cannot be read: {error}") from error
-    if isinstance(source, list):
-        source = next((item.get("template") for item in source if isinstance(item, dict) and item.get("name") == "default"), None)
-    if source is None:
-        return None
-    if not isinstance(source, str):
-        raise AdapterRejected(f"{folder}: the chat template in {file.name} is not text")
-    try:
-        ChatTemplate(source, {})
-    except ValueError as error:
-        raise AdapterRejected(f"{folder}: {error}") from error
-    return source

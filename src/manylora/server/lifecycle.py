@@ -10,9 +10,10 @@ from pathlib import Path
 
 import structlog
 
-from manylora.errors import AdapterNotFound, EngineDied, ManyloraError, RequestError
-from manylora.server.chat_template import read_adapter_template
+from manylora.errors import AdapterNotFound, AdapterRejected, EngineDied, ManyloraError, RequestError
+from manylora.server.adapter_template import read_adapter_template
 from manylora.server.registry import NamedAdapter, Registry, check_name
+from manylora.server.template_process import TemplateProcess
 from manylora.types.engine import Engine
 
 log = structlog.get_logger("manylora.server")
@@ -24,9 +25,10 @@ RETRY_SECONDS = 1.0
 class AdapterLifecycle:
     """Changes what the registry's names stand for, and what the engine holds, together."""
 
-    def __init__(self, engine: Engine, registry: Registry, roots: tuple[Path, ...] = ()) -> None:
+    def __init__(self, engine: Engine, registry: Registry, templates: TemplateProcess, roots: tuple[Path, ...] = ()) -> None:
         self._engine = engine
         self._registry = registry
+        self._templates = templates
         self._roots = tuple(root.resolve() for root in roots)
         self._loads = 0
         self._changed = asyncio.Condition()
@@ -62,7 +64,7 @@ class AdapterLifecycle:
             )
         expected = None if before is None else before.version.hash
         async with self._loading():
-            template = await asyncio.to_thread(read_adapter_template, path)
+            template = await self._template(path)
             version = await self._engine.load_adapter(path)
             entry = NamedAdapter(version, path, template)
             try:
@@ -91,6 +93,15 @@ class AdapterLifecycle:
         for task in list(self._frees):
             task.cancel()
         await asyncio.gather(*self._frees, return_exceptions=True)
+
+    async def _template(self, path: Path) -> str | None:
+        source = await asyncio.to_thread(read_adapter_template, path)
+        if source is not None:
+            try:
+                await self._templates.check(source)
+            except AdapterRejected as error:
+                raise AdapterRejected(f"{path}: {error}") from error
+        return source
 
     @asynccontextmanager
     async def _loading(self) -> AsyncIterator[None]:

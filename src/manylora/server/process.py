@@ -101,7 +101,7 @@ async def _shut_down(server: uvicorn.Server, serving: asyncio.Task[None], servic
     """Answers under way get some seconds; then they end with an error the client can read, not with a cut connection."""
     server.should_exit = True
     await asyncio.wait((serving,), timeout=service.config.shutdown_seconds)
-    await service.lifecycle.close()
+    await service.close()
     await service.engine.stop()
     await serving
 

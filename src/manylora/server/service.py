@@ -10,6 +10,7 @@ from manylora.server.config import ServerConfig
 from manylora.server.error_map import NotReady
 from manylora.server.lifecycle import AdapterLifecycle
 from manylora.server.registry import Registry
+from manylora.server.template_process import TemplateProcess
 from manylora.types.engine import Engine, EngineInfo
 
 
@@ -22,6 +23,7 @@ class Service:
     base: BaseModel
     registry: Registry
     lifecycle: AdapterLifecycle
+    templates: TemplateProcess
     metrics: ServerMetrics
     info: EngineInfo | None = None
 
@@ -29,8 +31,14 @@ class Service:
     def create(cls, config: ServerConfig, engine: Engine, base: BaseModel) -> Service:
         """A service whose engine is yet to be started."""
         registry = Registry(config.served_model_names or (base.root.resolve().name,), base.merged)
-        lifecycle = AdapterLifecycle(engine, registry, config.adapter_roots)
-        return cls(config, engine, base, registry, lifecycle, ServerMetrics(lambda: engine.stats))
+        templates = TemplateProcess()
+        lifecycle = AdapterLifecycle(engine, registry, templates, config.adapter_roots)
+        return cls(config, engine, base, registry, lifecycle, templates, ServerMetrics(lambda: engine.stats))
+
+    async def close(self) -> None:
+        """Gives up what waits, and ends every process but the engine's, whose end is the caller's."""
+        await self.lifecycle.close()
+        await self.templates.close()
 
     def loaded(self) -> EngineInfo:
         """What the engine can do. Raises NotReady until it has started and the adapters are loaded."""

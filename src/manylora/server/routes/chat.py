@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from manylora.errors import RequestError
 from manylora.server.api.requests import ChatCompletionRequest
 from manylora.server.api.responses import ChatCompletionResponse
 from manylora.server.body import StrictRoute
 from manylora.server.generation import Generation, Sequence
-from manylora.server.prompts import tokenize
-from manylora.server.registry import Lease
+from manylora.server.prompts import check_characters, tokenize
+from manylora.server.registry import Lease, NamedAdapter
 from manylora.server.routes.answering import Prepared, answer, check_size, service_of
 from manylora.server.routes.documented import ERRORS, streamed
 from manylora.server.sampling import sampling_params, token_budget
@@ -42,16 +45,33 @@ async def _prepare(service: Service, lease: Lease, body: ChatCompletionRequest) 
     n = body.n or 1
     check_size(service, 1, n)
     sampling = sampling_params(body, service.base)
-    text = service.base.template_for(lease.adapter).render(
-        [message.for_template() for message in body.messages],
-        add_generation_prompt=body.add_generation_prompt is not False,
-        continue_final_message=bool(body.continue_final_message),
-        variables=body.chat_template_kwargs,
-    )
+    limit = service.loaded().max_model_len
+    check_characters(body.characters, service.base, limit, "messages")
+    text = await _text(service, lease.adapter, body)
     # The template writes the special tokens itself.
-    prompt = await tokenize(text, service.base, add_special_tokens=bool(body.add_special_tokens))
-    room = token_budget(body).fit(len(prompt.tokens), service.loaded().max_model_len)
+    special = bool(body.add_special_tokens)
+    prompt = await tokenize(text, service.base, add_special_tokens=special, limit=limit, param="messages")
+    room = token_budget(body).fit(len(prompt.tokens), limit)
     envelope = Envelope(ChatWriter.whole_kind if not body.stream else ChatWriter.chunk_kind, "chatcmpl", lease)
     generation = Generation(envelope.id, lease.version, [Sequence(prompt.tokens, room)], sampling, n)
     writer = ChatWriter(envelope, service.base.tokens, choices=n, scored=bool(body.logprobs))
     return Prepared(body, envelope, generation, writer)
+
+
+async def _text(service: Service, adapter: NamedAdapter | None, body: ChatCompletionRequest) -> str:
+    """The conversation by the adapter's own template if it brought one, else by the base model's. Raises RequestError.
+
+    The base model's is trusted and rendered here; most adapters bring a copy of it, for which the same holds."""
+    messages = [message.for_template() for message in body.messages]
+    options: dict[str, Any] = {
+        "add_generation_prompt": body.add_generation_prompt is not False,
+        "continue_final_message": bool(body.continue_final_message),
+        "variables": body.chat_template_kwargs,
+    }
+    trusted = service.base.template
+    own = None if adapter is None else adapter.chat_template
+    if own is not None and (trusted is None or own != trusted.source):
+        return await service.templates.render(own, service.base.special_tokens, messages, options)
+    if trusted is None:
+        raise RequestError("this model has no chat template; use /v1/completions", "messages")
+    return trusted.render(messages, **options)
