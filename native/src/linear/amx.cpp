@@ -17,7 +17,7 @@ void configure(int64_t rows, int64_t pairs) {
   for (int tile = 0; tile < 6; ++tile) shapes.set(tile, rows, 64);
   shapes.set(6, rows, 4 * pairs);
   shapes.set(7, pairs, 64);
-  _tile_loadconfig(&shapes);
+  load_shapes(shapes);
 }
 
 template <int V>
@@ -86,7 +86,8 @@ void two_halves(const bf16* x, int64_t second, int64_t stride, const bf16* w, in
   if constexpr (V > 2) _tile_stored(5, below + 32, kPitch);
 }
 
-// Whole blocks of the depth. With an odd number of rows above 16 the halves overlap by one row, which both compute to the same bits.
+// Whole blocks of the depth. With an odd number of rows above 16 the halves overlap by one row, which both compute to the same
+// bits.
 template <int V>
 void base_tiles(const PanelJob& job, const Tile& tile, int64_t blocks, Ahead& ahead) {
   const bf16* x = job.x + tile.start * job.x_stride;
@@ -105,6 +106,7 @@ template <int V>
 void continue_tiles(const bf16* s, int64_t stride, int64_t rows, const bf16* b, int64_t pairs, float* values) {
   constexpr int64_t kPitch = 64 * V;
   configure(rows, pairs);
+  settle(values);  // what is left of the depth was continued by vectors
   _tile_loadd(6, s, stride * 2);
   _tile_loadd(0, values, kPitch);
   _tile_loadd(7, b, kPitch);

@@ -12,7 +12,7 @@ void configure(int64_t ranks, int64_t rows) {
   shapes.set(0, ranks, 4 * rows);
   shapes.set(1, ranks, 64);
   shapes.set(2, kTileRows, 4 * rows);
-  _tile_loadconfig(&shapes);
+  load_shapes(shapes);
 }
 
 // The transpose of a 16 x 16 matrix of 32-bit elements, in place.
@@ -96,7 +96,9 @@ void shrink(const ShrinkJob& job) {
     configure(job.ranks, rows);
     _tile_zero(0);
     for (int64_t k = 0; k < job.depth; k += kTileDepth) {
+      settle(pairs);  // the last ones have been read
       const Pairs x = gather(job, row, rows, k, pairs);
+      settle(pairs);
       _tile_loadd(1, job.a + k, pitch * 2);
       _tile_loadd(2, x.at, x.pitch);
       _tile_dpbf16ps(0, 1, 2);
