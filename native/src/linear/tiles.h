@@ -9,7 +9,9 @@
 
 namespace manylora {
 
-constexpr int64_t kMaxTile = 32 * 48;  // floats: no instruction set uses more rows times columns
+constexpr int64_t kMaxTileRows = 32;               // of any instruction set
+constexpr int64_t kMaxTile = kMaxTileRows * 48;    // floats: no instruction set uses more rows times columns
+constexpr int64_t kMaxRegions = kMaxTileRows + 1;  // every row its own adapter, and the next panel
 
 // Memory that will be read soon, fetched while the arithmetic of a tile runs: the factors B of the tile's segments, then the
 // tile's share of the next panel.
@@ -19,13 +21,13 @@ struct Region {
 };
 
 struct Ahead {
-  Region regions[20];
+  Region regions[kMaxRegions];
   int64_t first = 0, count = 0;
   int64_t lines = 0;  // in all regions
   int64_t rate = 0;   // lines of one fetch
 
   void add(const bf16* at, int64_t elements) {
-    if (elements == 0 || count == 20) return;
+    if (elements == 0) return;
     const int64_t of_region = (elements * 2 + 63) / 64;
     regions[count++] = {reinterpret_cast<const char*>(at), of_region};
     lines += of_region;
