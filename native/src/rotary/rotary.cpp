@@ -56,6 +56,14 @@ struct Rotation {
   }
 };
 
+// The first row at or after `row` that begins a block, or what the step has of one.
+int64_t block_border(const Batch& batch, int64_t row) {
+  if (row >= batch.rows()) return batch.rows();
+  const int64_t sequence = batch.sequence_of(row), token = batch.positions()[row] % kBlockTokens;
+  if (token == 0 || row == batch.start(sequence)) return row;
+  return std::min(batch.stop(sequence), row + kBlockTokens - token);
+}
+
 }  // namespace
 
 void rotary(Runtime& runtime, const Batch& batch, const Matrix& qkv, const Matrix& cosine, const Matrix& sine, const KvCache& kv,
@@ -69,11 +77,11 @@ void rotary(Runtime& runtime, const Batch& batch, const Matrix& qkv, const Matri
   if (norm.query) check_matrix(*norm.query, "q_norm", Dtype::float32, 1, kv.head_dim());
   if (norm.key) check_matrix(*norm.key, "k_norm", Dtype::float32, 1, kv.head_dim());
   const Rotation rotate_row{runtime.kernels().rotary, batch, qkv, cosine, sine, kv, layer, q, heads, norm};
-  // Tokens of one block lie in the same cache lines: rows of a prompt stay together, or threads would fight over every line.
+  // Tokens of one block lie in the same cache lines: a task takes them all, or threads would fight over every line.
   const int64_t together = batch.rows() == batch.sequences() ? 2 : kBlockTokens;
   runtime.workers().run((batch.rows() + together - 1) / together, [&](int64_t task) {
-    const int64_t stop = std::min(batch.rows(), (task + 1) * together);
-    for (int64_t row = task * together; row < stop; ++row) rotate_row(row);
+    const int64_t stop = block_border(batch, (task + 1) * together);
+    for (int64_t row = block_border(batch, task * together); row < stop; ++row) rotate_row(row);
   });
 }
 
