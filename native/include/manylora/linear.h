@@ -1,10 +1,13 @@
 // y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias, for a packed bf16 weight.
 //
 // x is bf16 [rows, depth], W bf16 [columns, depth], y float32 [rows, columns]. Every output is one fp32 accumulator chain over
-// ascending depth, then ascending rank, whatever the tile, the row or the thread. Its links are single products (scalar and avx2:
-// the product of two bf16 values is exact in fp32, so their bits are equal), pairs (avx512bf16, by vdpbf16ps), or sums of 32
-// depths by tdpbf16ps and pairs for what is left of the depth and for the rank (amx). Then, in fp32: times the adapter's column
-// scale, plus the bias (an adapter's bias takes the place of the layer's), plus the old y. No rounding to bf16.
+// ascending depth, then ascending rank, whatever the tile, the row or the thread. Its links are
+//   scalar, avx2  single products. Of two bf16 values they are exact in fp32 unless they underflow (below 2^-133), so the bits of
+//                 both are equal, but that after an underflow the sign of a zero may differ
+//   avx512bf16    pairs, by vdpbf16ps
+//   amx           16 pairs, by tdpbf16ps, or the fewer that end the rank; what is left of the depth by vdpbf16ps
+// Odd depths and ranks are padded by a product of zeros. Then, in fp32: times the adapter's column scale, plus the bias (an
+// adapter's bias takes the place of the layer's), plus the old y. No rounding to bf16.
 //
 // Packing: the weight's parts (q|k|v, gate|up) are each padded with zeros to whole panels of `width` columns; a panel is
 // [depth pairs][width][2] bf16, contiguous and 64-byte aligned. In y the parts are adjacent and unpadded.

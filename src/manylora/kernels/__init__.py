@@ -1,6 +1,7 @@
 """The Python face of the native kernels: preallocated buffers, packed weights, resident adapters, and operations on them.
 
-Operations take handles only and run on a `Runtime`. They check shapes, raise ValueError, and allocate nothing.
+Operations take handles only and run on a `Runtime`. They check shapes, raise ValueError, and allocate
+nothing but the runtime's scratch, which grows when a step needs more than any before it.
 What each computes is told in native/include/manylora/, one header per family.
 """
 
