@@ -2,7 +2,8 @@
 //
 //   bench_attention [threads] [capability] [repetitions]
 //
-// Times are the best of the repetitions. One thread is timed by its own processor time, which others on a busy machine disturb less.
+// Times are the best of the repetitions. One thread is timed by its own processor time, which others on a busy machine disturb
+// less.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

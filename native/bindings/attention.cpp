@@ -65,7 +65,8 @@ void bind_attention(nb::module_& m) {
         },
         "runtime"_a, "batch"_a, "qkv"_a, "cos"_a, "sin"_a, "kv"_a, "layer"_a, "q"_a, "heads"_a, "q_norm"_a.none(),
         "k_norm"_a.none(), "eps"_a,
-        "Rotates (after the optional norm of each head) q into `q`, bfloat16 [rows, heads * head_dim], and k into the cache, with v.");
+        "Rotates (after the optional norm of each head) q into `q`, bfloat16 [rows, heads * head_dim], and k into the cache, "
+        "with v.");
   m.def("attention", &attention, "runtime"_a, "batch"_a, "q"_a, "kv"_a, "layer"_a, "out"_a,
         "Causal attention over the cache, scaled by 1 / sqrt(head_dim); q and out bfloat16 [rows, heads * head_dim].");
 }

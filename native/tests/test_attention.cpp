@@ -62,8 +62,8 @@ void test_heads_of_a_tile(const AttentionKernels& kernels, int64_t heads, int64_
   const std::vector<bf16> q = random_bf16(static_cast<size_t>(heads * group * head_dim));
   const std::vector<bf16> kv = random_bf16(static_cast<size_t>(blocks * heads * head_elements));
   const std::vector<int32_t> table{3, 0, 4, 1, 2};
-  const AttentionTile tile{q.data(), heads * group * head_dim, 1, position, heads, group, head_dim, kv.data(), heads * head_elements,
-                           table.data(), 0.1f};
+  const AttentionTile tile{q.data(), heads * group * head_dim, 1, position, heads, group, head_dim, kv.data(),
+                           heads * head_elements, table.data(), 0.1f};
   States together(tile.vectors(), head_dim), alone(tile.vectors(), head_dim);
   kernels.attend(tile, 0, together.view(0, head_dim));
   for (int64_t head = 0; head < heads; ++head) {
