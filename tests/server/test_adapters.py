@@ -241,8 +241,8 @@ def test_reload_races_with_free(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_load_under_way_keeps_its_content(tmp_path: Path) -> None:
-    """While a load of some content is under way, that content is not freed, though no name stands for it yet."""
+def test_a_load_under_way_has_its_content(tmp_path: Path) -> None:
+    """A load of content whose only other name goes meanwhile ends with that content resident."""
 
     async def scenario() -> None:
         folder = write_adapter(tmp_path / "a", 1)

@@ -1,5 +1,9 @@
 """Loading and unloading adapters while serving: files are checked to lie below the allowed roots, names move atomically,
-and a version's memory is freed only when no name stands for it, no request uses it and no load is about to name it."""
+and a version's memory is freed only when no name stands for it and no request uses it.
+
+Which version a load will name is known only when it has read the files, which may take any time, so no free waits for a load.
+Instead every load is told what was freed meanwhile, and begins anew if that was its own version. One lock per version keeps
+"free it" and "name it" apart."""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -14,6 +19,7 @@ from manylora.errors import AdapterNotFound, AdapterRejected, EngineDied, Manylo
 from manylora.server.adapter_template import read_adapter_template
 from manylora.server.registry import NamedAdapter, Registry, check_name
 from manylora.server.template_process import TemplateProcess
+from manylora.types.adapter import AdapterVersion
 from manylora.types.engine import Engine
 
 log = structlog.get_logger("manylora.server")
@@ -30,8 +36,10 @@ class AdapterLifecycle:
         self._registry = registry
         self._templates = templates
         self._roots = tuple(root.resolve() for root in roots)
-        self._loads = 0
-        self._changed = asyncio.Condition()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._freeing: set[str] = set()
+        self._loads: list[set[str]] = []
+        """For each load under way the versions whose freeing overlapped with it."""
         self._frees: set[asyncio.Task[None]] = set()
 
     def below_roots(self, path: str) -> Path:
@@ -63,9 +71,8 @@ class AdapterLifecycle:
                 "lora_name",
             )
         expected = None if before is None else before.version.hash
-        async with self._loading():
-            template = await self._template(path)
-            version = await self._engine.load_adapter(path)
+        template = await self._template(path)
+        async with self._resident(path) as version:
             entry = NamedAdapter(version, path, template)
             try:
                 self._registry.move(name, expected, entry)
@@ -104,15 +111,24 @@ class AdapterLifecycle:
         return source
 
     @asynccontextmanager
-    async def _loading(self) -> AsyncIterator[None]:
-        async with self._changed:
-            self._loads += 1
+    async def _resident(self, path: Path) -> AsyncIterator[AdapterVersion]:
+        """The version in the folder, resident, and not freed before the block ends."""
+        freed: set[str] = set()
+        self._loads.append(freed)
         try:
-            yield
+            while True:
+                freed.clear()
+                freed |= self._freeing
+                version = await self._engine.load_adapter(path)
+                async with self._lock(version.hash):
+                    if version.hash not in freed:
+                        yield version
+                        return
         finally:
-            async with self._changed:
-                self._loads -= 1
-                self._changed.notify_all()
+            self._loads[:] = [other for other in self._loads if other is not freed]
+
+    def _lock(self, version: str) -> asyncio.Lock:
+        return self._locks.setdefault(version, asyncio.Lock())
 
     def _free_later(self, version: str) -> None:
         task = asyncio.get_running_loop().create_task(self._free(version))
@@ -121,7 +137,6 @@ class AdapterLifecycle:
 
     async def _free(self, version: str) -> None:
         """Frees a version once nobody uses it. An engine that is down comes back with its adapters, so it is asked again."""
-        await self._registry.idle(version)
         while True:
             try:
                 freed = await self._free_unless_named(version)
@@ -136,12 +151,22 @@ class AdapterLifecycle:
             return
 
     async def _free_unless_named(self, version: str) -> int | None:
-        """A load under way may be about to name this very version, so frees wait for loads, and loads for a free."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._loads == 0)
-            if self._registry.refers_to(version):
-                return None
-            try:
-                return await self._engine.unload_adapter(version)
-            except AdapterNotFound:  # another task freed it
-                return None
+        while True:
+            await self._registry.idle(version)
+            async with self._lock(version):
+                if self._registry.refers_to(version):
+                    return None
+                if self._registry.in_use(version):  # named, resolved and removed while this waited for the lock
+                    continue
+                return await self._free_now(version)
+
+    async def _free_now(self, version: str) -> int | None:
+        self._freeing.add(version)
+        for freed in self._loads:
+            freed.add(version)
+        try:
+            return await self._engine.unload_adapter(version)
+        except AdapterNotFound:  # another task freed it
+            return None
+        finally:
+            self._freeing.remove(version)
