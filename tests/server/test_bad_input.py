@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -21,7 +22,10 @@ from manylora.errors import (
     RequestAborted,
     RequestError,
 )
+from manylora.server import app
+from manylora.server.error_map import from_validation
 from manylora.server.logs import configure_logs
+from manylora.server.prompts import tokenize
 
 from .live import Live
 
@@ -189,6 +193,71 @@ def test_too_long_prompts_name_both_numbers(live: Live) -> None:
     assert live.post("/v1/completions", COMPLETION | {"prompt": [5] * 250}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_text_that_cannot_fit_is_never_tokenised(live: Live, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More characters than all tokens of the context could stand for: refused by counting, before the slow work."""
+    base = live.service.base
+    limit = 256 * base.characters_per_token
+    chat = path.endswith("chat/completions")
+    param = "messages" if chat else "prompt"
+
+    def post(length: int) -> dict[str, Any]:
+        text = "x" * length
+        body = {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
+        return error_of(live.post(path, {"model": "tiny", **body}), 400)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live.service, "base", replace(base, tokenizer=None, template=None))
+        error = post(limit + 1)
+    assert (error["param"], error["code"]) == (param, "context_length_exceeded")
+    assert all(number in error["message"] for number in (str(limit + 1), "256", str(base.characters_per_token)))
+    error = post(limit - 200)
+    assert (error["param"], error["code"]) == (param, "context_length_exceeded")
+    assert "tokens; this model takes fewer than 256" in error["message"], "what may fit is tokenised and counted"
+
+
+def test_tokens_of_long_texts_are_those_of_short_ones(live: Live) -> None:
+    """Long texts take another way through the tokenizer, to the same tokens, special ones included."""
+    text = "The quick brown fox, naïve 🙂 <|im_start|>. " * 200
+    for special in (False, True):
+        prompt = live.call(lambda special=special: tokenize(text, live.service.base, add_special_tokens=special, limit=10**6))
+        assert prompt.tokens == live.service.base.tokenizer.encode(text, add_special_tokens=special).ids
+
+
+MANY = {f"key{place}": 1 for place in range(3000)}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": 3}] * 3000}, "messages.0.role"),
+        ("/v1/chat/completions", {"messages": [{"role": 3}] * 5000}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{}] * 4097}]}, "messages"),
+        ("/v1/chat/completions", CHAT | MANY, "key0"),
+        ("/v1/chat/completions", {"messages": [CHAT["messages"][0] | MANY]}, "messages.0.key0"),
+        ("/v1/completions", COMPLETION | MANY, "key0"),
+        ("/v1/completions", COMPLETION | {"stop_token_ids": ["x"] * 3000}, "stop_token_ids.0"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_only_the_first_of_many_faults_is_looked_at(
+    live: Live, path: str, body: dict[str, Any], param: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body with very many faults costs what one fault costs: the check ends at the first."""
+    counts: list[int] = []
+    monkeypatch.setattr(app, "from_validation", lambda errors: counts.append(len(errors)) or from_validation(errors))
+    assert error_of(live.post(path, {"model": "tiny"} | body), 400)["param"] == param
+    assert counts[0] <= 2  # a message without content and with a bad role has two
+
+
+def test_answers_repeat_little_of_what_was_sent(live: Live) -> None:
+    """An error names what it is about without sending it all back."""
+    for body in (COMPLETION | {"model": "x" * 100_000}, COMPLETION | {"y" * 100_000: 1}):
+        response = live.post("/v1/completions", body)
+        assert response.status_code in (400, 404)
+        assert len(response.content) < 2000
+
+
 def send(live: Live, content: bytes, kind: str = "application/json", path: str = "/v1/completions") -> httpx.Response:
     with live.client() as client:
         return client.post(path, content=content, headers={"Content-Type": kind})
@@ -215,7 +284,15 @@ def send(live: Live, content: bytes, kind: str = "application/json", path: str =
 )
 def test_bodies_that_are_no_json_object(live: Live, content: bytes) -> None:
     """Malformed JSON, numbers JSON does not have, broken UTF-8, deep nesting and anything but an object are 400s."""
-    error_of(send(live, content), 400)
+    expected = "invalid_value" if content else "missing_required_parameter"
+    assert error_of(send(live, content), 400)["code"] == expected
+
+
+def test_a_body_that_is_no_object_is_told_in_plain_words(live: Live) -> None:
+    """Not in the words of the validating library."""
+    assert error_of(send(live, b"[]"), 400)["message"] == "the body must be a JSON object"
+    error = error_of(live.post("/v1/chat/completions", CHAT | {"messages": [5]}), 400)
+    assert error["message"] == "messages.0 must be a JSON object"
 
 
 def test_content_type_must_be_json(live: Live) -> None:
@@ -244,7 +321,7 @@ def test_routes_and_methods_that_do_not_exist(live: Live) -> None:
 @pytest.mark.parametrize(
     ("fault", "status", "code"),
     [
-        (RequestError("no", "prompt"), 400, None),
+        (RequestError("no", "prompt"), 400, "invalid_value"),
         (AdapterUnavailable("no"), 503, "adapter_unavailable"),
         (Overloaded("no"), 429, "overloaded"),
         (EngineDied("no"), 503, "engine_died"),

@@ -31,8 +31,13 @@ class InvalidRequest(RequestError):
 
     def __init__(self, message: str, param: str | None = None, *, code: str | None = None, status: int = 400) -> None:
         super().__init__(message, param)
-        self.code = code
+        self.code = code or "invalid_value"
         self.status = status
+
+
+def too_long(message: str, param: str) -> InvalidRequest:
+    """The fault of a prompt that the model's context cannot take."""
+    return InvalidRequest(message, param, code="context_length_exceeded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ def to_http(error: BaseException) -> HttpError:
     if isinstance(error, InvalidRequest):
         return HttpError(error.status, message, _CALLER, error.param, error.code)
     if isinstance(error, RequestError):
-        return HttpError(400, message, _CALLER, error.param)
+        return HttpError(400, message, _CALLER, error.param, "invalid_value")
     for kind, how in _TABLE:
         if isinstance(error, kind):
             return HttpError(message=message, **how)
@@ -89,10 +94,23 @@ def to_http(error: BaseException) -> HttpError:
     return HttpError(500, "Internal server error; the server's log has the details", _SERVER, code="internal_error")
 
 
+_CODES = {
+    400: "invalid_value",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
+
+
+def cut(text: str, length: int = 200) -> str:
+    """What a client sent, as an answer may repeat it: short."""
+    return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
+
+
 def from_status(status: int, detail: str) -> HttpError:
     """The error object for a plain HTTP failure (no such route, wrong method, wrong content type)."""
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
-    return HttpError(status, detail, _CALLER if status < 500 else _SERVER, code=codes.get(status))
+    return HttpError(status, detail, _CALLER if status < 500 else _SERVER, code=_CODES.get(status))
 
 
 def from_validation(errors: list[Any]) -> HttpError:
@@ -100,13 +118,15 @@ def from_validation(errors: list[Any]) -> HttpError:
     first = errors[0]
     context = first.get("ctx") or {}
     path = [str(part) for part in first["loc"] if part != "body"]
-    param = ".".join([*path, context["param"]] if "param" in context else path) or None
+    param = cut(".".join([*path, context["param"]] if "param" in context else path)) or None
     kind = first["type"]
     if kind == "extra_forbidden":
         return HttpError(400, f"Unknown parameter: {param!r}", _CALLER, param, "unknown_parameter")
     if kind == "missing":
         what = f"Missing required parameter: {param!r}" if param else "The request needs a JSON body"
         return HttpError(400, what, _CALLER, param, "missing_required_parameter")
+    if kind == "no_object":
+        return HttpError(400, f"{param or 'the body'} must be a JSON object", _CALLER, param, "invalid_value")
     message = first["msg"]
     if param and param not in message:
         message = f"{param}: {message}"

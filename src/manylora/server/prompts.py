@@ -1,4 +1,5 @@
-"""From a request's text to token ids. Long texts are tokenised on another thread, so they hold up nobody else."""
+"""From a request's text to token ids. What cannot fit is refused before any work; long texts are tokenised on another thread,
+without the interpreter's lock, so they hold up nobody else."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from manylora.errors import RequestError
 from manylora.server.api.fields import Prompts
 from manylora.server.base_model import BaseModel
+from manylora.server.error_map import too_long
 
 _INLINE_CHARACTERS = 4096
 """Below this, tokenising takes less than handing the work to a thread would."""
@@ -21,28 +23,43 @@ class TokenPrompt:
     text: str | None
 
 
-async def tokenize(text: str, base: BaseModel, *, add_special_tokens: bool) -> TokenPrompt:
-    """The token ids of a text. Raises RequestError if there are none."""
+def check_characters(characters: int, base: BaseModel, limit: int, param: str) -> None:
+    """Raises InvalidRequest for a text that is too long for a context of `limit` tokens, whatever it says."""
+    if characters > limit * base.characters_per_token:
+        raise too_long(
+            f"{param} has {characters} characters; this model takes fewer than {limit} tokens (max_model_len), "
+            f"none of more than {base.characters_per_token} characters",
+            param,
+        )
+
+
+async def tokenize(text: str, base: BaseModel, *, add_special_tokens: bool, limit: int, param: str = "prompt") -> TokenPrompt:
+    """The token ids of a text. Raises RequestError if there are none, or if they cannot fit into `limit` tokens."""
+    check_characters(len(text), base, limit, param)
     if len(text) <= _INLINE_CHARACTERS:
-        tokens = _encode(text, base, add_special_tokens)
+        tokens: list[int] = base.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
     else:
         tokens = await asyncio.to_thread(_encode, text, base, add_special_tokens)
     if not tokens:
-        raise RequestError("prompt is empty: the tokenizer makes no token of it", "prompt")
+        raise RequestError(f"{param} is empty: the tokenizer makes no token of it", param)
     return TokenPrompt(tokens, text)
 
 
 def _encode(text: str, base: BaseModel, add_special_tokens: bool) -> list[int]:
-    ids: list[int] = base.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+    """As `Tokenizer.encode`, but that one keeps the interpreter's lock to the end; only the batch's form gives it back."""
+    ids: list[int] = base.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
     return ids
 
 
-async def token_prompts(prompts: Prompts, base: BaseModel, *, add_special_tokens: bool) -> list[TokenPrompt]:
+async def token_prompts(prompts: Prompts, base: BaseModel, *, add_special_tokens: bool, limit: int) -> list[TokenPrompt]:
     """Every prompt of a completion request as token ids. Raises RequestError."""
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            check_characters(len(prompt), base, limit, "prompt")
     result: list[TokenPrompt] = []
     for prompt in prompts:
         if isinstance(prompt, str):
-            result.append(await tokenize(prompt, base, add_special_tokens=add_special_tokens))
+            result.append(await tokenize(prompt, base, add_special_tokens=add_special_tokens, limit=limit))
             continue
         highest = max(prompt)
         if highest >= base.vocab:

@@ -62,6 +62,12 @@ def check_name(name: str, param: str) -> str:
     return name
 
 
+def unknown_model(name: str) -> AdapterNotFound:
+    """The fault of asking for a name that stands for nothing. A name is repeated only as far as it could be one."""
+    shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
+    return AdapterNotFound(f"The model {shown!r} does not exist; GET /v1/models lists those that do")
+
+
 class Registry:
     """Names of the base model and of adapters, in memory. `merged` is the adapter that was merged into the base weights."""
 
@@ -93,7 +99,7 @@ class Registry:
             return Lease(model, entry, lambda: self._release(version))
         if model in self.base_names:
             return Lease(model, None, lambda: None, self.merged)
-        raise AdapterNotFound(f"The model {model!r} does not exist; GET /v1/models lists those that do")
+        raise unknown_model(model)
 
     def move(self, name: str, expected: str | None, entry: NamedAdapter | None) -> None:
         """Makes `name` stand for `entry` (None removes it) if it stands for version `expected` now (None: for nothing).

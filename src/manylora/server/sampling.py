@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from manylora.errors import RequestError
 from manylora.server.api.requests import ChatCompletionRequest, CompletionRequest, SamplingBody
 from manylora.server.base_model import BaseModel
-from manylora.server.error_map import InvalidRequest
+from manylora.server.error_map import too_long
 from manylora.server.text.answer import TextOptions
 from manylora.types.request import SamplingParams
 
@@ -24,31 +24,30 @@ class TokenBudget:
 
     tokens: int | None
     explicit: bool
+    param: str = "prompt"
+    """The field the prompt came in."""
 
     def fit(self, prompt: int, limit: int) -> int | None:
         """New tokens at most after a prompt of that length, in a context of `limit` tokens. Raises InvalidRequest."""
         if prompt >= limit:
-            raise _too_long(f"the prompt has {prompt} tokens; this model takes fewer than {limit} (max_model_len)")
+            raise too_long(f"the prompt has {prompt} tokens; this model takes fewer than {limit} (max_model_len)", self.param)
         if self.tokens is None:
             return None
         wanted = max(self.tokens, 1)
         if self.explicit and prompt + wanted > limit:
-            raise _too_long(
+            raise too_long(
                 f"the prompt has {prompt} tokens and max_tokens is {self.tokens}: together {prompt + self.tokens}, "
-                f"more than the {limit} this model takes (max_model_len)"
+                f"more than the {limit} this model takes (max_model_len)",
+                self.param,
             )
         return min(wanted, limit - prompt)
-
-
-def _too_long(message: str) -> InvalidRequest:
-    return InvalidRequest(message, "prompt", code="context_length_exceeded")
 
 
 def token_budget(body: SamplingBody) -> TokenBudget:
     """How many new tokens a request asks for."""
     if isinstance(body, ChatCompletionRequest):
         asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        return TokenBudget(asked, explicit=asked is not None)
+        return TokenBudget(asked, explicit=asked is not None, param="messages")
     if body.max_tokens is not None:
         return TokenBudget(body.max_tokens, explicit=True)
     return TokenBudget(max(COMPLETION_MAX_TOKENS, body.min_tokens or 0), explicit=bool(body.min_tokens))

@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_PROMPTS = 2048
+MAX_TOKENS = 1 << 20
+"""Token ids of all prompts together; more than any supported context."""
 
 Prompts = list[str] | list[list[int]]
 
@@ -23,6 +25,8 @@ def _is_token(value: object) -> bool:
 
 
 def _token_list(value: list[Any], where: str) -> list[int]:
+    if len(value) > MAX_TOKENS:
+        raise _fault(f"{where} has {len(value)} token ids; at most {MAX_TOKENS} are allowed")
     for place, token in enumerate(value):
         if not _is_token(token):
             raise _fault(f"{where}[{place}] is not a token id: {token!r:.40}")
@@ -50,6 +54,9 @@ def parse_prompt(value: object) -> Prompts:
     if isinstance(first, list):
         if len(value) > MAX_PROMPTS:
             raise _fault(f"prompt has {len(value)} lists; at most {MAX_PROMPTS} are allowed")
+        count = sum(len(tokens) for tokens in value if isinstance(tokens, list))
+        if count > MAX_TOKENS:
+            raise _fault(f"prompt has {count} token ids; at most {MAX_TOKENS} are allowed")
         for place, tokens in enumerate(value):
             if not isinstance(tokens, list):
                 raise _fault(f"prompt[{place}] is not a list as prompt[0] is")
@@ -65,10 +72,10 @@ def parse_stop(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
     stops = [value] if isinstance(value, str) else value
+    if isinstance(stops, list) and len(stops) > MAX_STOPS:
+        raise _fault(f"stop has {len(stops)} strings; at most {MAX_STOPS} are allowed")
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise _fault("stop must be a string or a list of strings")
-    if len(stops) > MAX_STOPS:
-        raise _fault(f"stop has {len(stops)} strings; at most {MAX_STOPS} are allowed")
     for stop in stops:
         if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             raise _fault(f"a stop string must have 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}")

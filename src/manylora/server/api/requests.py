@@ -11,6 +11,8 @@ from pydantic_core import PydanticCustomError
 from manylora.server.api.fields import LogitBias, Prompt, Stop
 
 MAX_LOGPROBS = 20
+MAX_MESSAGES = 4096
+"""Messages, and text parts of all of them together."""
 
 
 class Body(BaseModel):
@@ -23,13 +25,16 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def refuse_unsupported(cls, value: object) -> object:
-        """Drops neutral values of unsupported fields; refuses others, naming the field."""
-        if not isinstance(value, dict) or not cls.unsupported:
-            return value
+        """Drops neutral values of unsupported fields; refuses others, naming the field, and ends at the first unknown one:
+        complaining of each of very many would take seconds."""
+        if not isinstance(value, dict):
+            raise PydanticCustomError("no_object", "must be a JSON object")
         kept = {}
         for name, given in value.items():
             neutral = cls.unsupported.get(name)
             if neutral is None:
+                if name not in cls.model_fields:
+                    raise PydanticCustomError("extra_forbidden", "unknown", {"param": name})
                 kept[name] = given
             elif given is not None and not any(given == item and type(given) is type(item) for item in neutral):
                 raise PydanticCustomError("unsupported_parameter", "{param} is not supported by this server", {"param": name})
@@ -90,7 +95,7 @@ class SamplingBody(Body):
     logit_bias: LogitBias = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop = ()
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=128)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=128, fail_fast=True)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="Leave special tokens out of the text; true by default.")
@@ -179,6 +184,11 @@ class ChatMessage(Body):
                     raise fault("content", "a content part of type 'text' has a string 'text' and nothing else")
         return value
 
+    @property
+    def characters(self) -> int:
+        """Of its content."""
+        return len(self.content) if isinstance(self.content, str) else sum(len(part.text) for part in self.content)
+
     def for_template(self) -> dict[str, Any]:
         """The message as a chat template sees it: the fields that were given, nothing else."""
         return self.model_dump(exclude_none=True)
@@ -214,13 +224,32 @@ class ChatCompletionRequest(SamplingBody):
         "chat_template": (),
         "documents": ([],),
     }
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     add_generation_prompt: bool | None = Field(None, description="Let the template open the assistant's turn; true by default.")
     continue_final_message: bool | None = Field(None, description="Continue the last message in place of answering it.")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="More variables for the chat template.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def bounded(cls, value: object) -> object:
+        """Counts before anything looks at each: the checks of one request must not hold up the others."""
+        messages = value.get("messages") if isinstance(value, dict) else None
+        if isinstance(messages, list):
+            count = len(messages)
+            if count <= MAX_MESSAGES:
+                contents = (message.get("content") for message in messages if isinstance(message, dict))
+                count = max(count, sum(len(content) for content in contents if isinstance(content, list)))
+            if count > MAX_MESSAGES:
+                raise fault("messages", f"messages has {count} messages or content parts; at most {MAX_MESSAGES} are allowed")
+        return value
+
+    @property
+    def characters(self) -> int:
+        """Of all messages' contents, before a template adds its own."""
+        return sum(message.characters for message in self.messages)
 
     @model_validator(mode="after")
     def chat_fields_agree(self) -> Self:
@@ -243,7 +272,11 @@ class ChatCompletionRequest(SamplingBody):
 class LoadAdapterRequest(Body):
     """POST /v1/load_lora_adapter, as vLLM has it."""
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"is_3d_lora_weight": (False,), "base_model_name": ()}
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "is_3d_lora_weight": (False,),
+        "base_model_name": (),
+        "lora_int_id": (),
+    }
     lora_name: Annotated[str, Field(min_length=1)]
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
     load_inplace: bool | None = None

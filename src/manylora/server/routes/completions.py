@@ -43,8 +43,8 @@ async def _prepare(service: Service, lease: Lease, body: CompletionRequest) -> P
     n = body.n or 1
     check_size(service, len(body.prompt), n)
     sampling = sampling_params(body, service.base)
-    prompts = await token_prompts(body.prompt, service.base, add_special_tokens=body.add_special_tokens is not False)
-    limit, budget = service.loaded().max_model_len, token_budget(body)
+    limit, budget, special = service.loaded().max_model_len, token_budget(body), body.add_special_tokens is not False
+    prompts = await token_prompts(body.prompt, service.base, add_special_tokens=special, limit=limit)
     sequences = [Sequence(prompt.tokens, budget.fit(len(prompt.tokens), limit)) for prompt in prompts]
     echoes: list[Echo] = []
     if body.echo:

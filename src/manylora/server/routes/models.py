@@ -7,9 +7,8 @@ import time
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from manylora.errors import AdapterNotFound
 from manylora.server.api.responses import ModelCard, ModelList
-from manylora.server.registry import NamedAdapter
+from manylora.server.registry import NamedAdapter, unknown_model
 from manylora.server.routes.answering import service_of
 from manylora.server.routes.documented import ERRORS
 from manylora.server.service import Service
@@ -70,4 +69,4 @@ async def get_model(request: Request, model: str) -> Response:
     for card in _cards(service_of(request)):
         if card.id == model:
             return Response(card.model_dump_json(), media_type="application/json")
-    raise AdapterNotFound(f"The model {model!r} does not exist; GET /v1/models lists those that do")
+    raise unknown_model(model)
