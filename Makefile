@@ -11,7 +11,7 @@ ADAPTERS := $(foreach folder,$(wildcard demo/adapters/*),--adapter $(notdir $(fo
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f -not -name '*.pyc' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo serve test check check-all native-tests bench-smoke clean
+.PHONY: help setup model demo serve test check check-all native-tests sanitize bench-smoke clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,14 @@ native-tests: $(VENV)/.created  ## the C++ tests
 	$(BIN)/cmake --build build/native
 	$(BIN)/ctest --test-dir build/native --output-on-failure --no-tests=error
 
+sanitize: $(VENV)/.created  ## the C++ tests again, watched: addresses and undefined behaviour, then threads
+	set -e; for kind in address,undefined thread; do \
+	  $(BIN)/cmake -S . -B build/sanitize-$$kind -G Ninja -DMANYLORA_TESTS=ON -DMANYLORA_WERROR=ON -DMANYLORA_SANITIZE=$$kind \
+	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null; \
+	  $(BIN)/cmake --build build/sanitize-$$kind; \
+	  $(BIN)/ctest --test-dir build/sanitize-$$kind --output-on-failure --no-tests=error; \
+	done
+
 check: setup $(VENV)/.test  ## lint, types, import contracts, size budgets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,7 +82,7 @@ check: setup $(VENV)/.test  ## lint, types, import contracts, size budgets
 	$(BIN)/lint-imports
 	$(BIN)/python tools/budgets.py
 
-check-all: check test  ## everything, the slow suites included
+check-all: check test sanitize  ## everything, the slow suites included
 	$(BIN)/python -m pytest -m slow
 
 # -- measure ----------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // Linear layers without Python: every capability against the specification, and guard bytes around what kernels read and write.
-// The broad tests are tests/kernels/test_linear.py; this one runs under sanitizers.
+// The broad tests are tests/kernels/test_linear.py; this one runs under sanitizers too (make sanitize).
 #include <cmath>
 #include <random>
 #include <stdexcept>

@@ -113,6 +113,21 @@ def test_a_row_has_the_same_bits_in_any_step(
     capability: str, threads: int, schedule: tuple[Heads, list[int], list[list[Span]], int]
 ) -> None:
     """Batch invariance: neighbours, chunks, block placement and threads change no bit of a row."""
+    assert_same_bits_in_any_step(capability, threads, schedule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@settings(max_examples=150, deadline=None)
+@given(schedule=schedules(), threads=st.sampled_from([1, 2, 3, 5]))
+def test_a_row_has_the_same_bits_in_many_more_steps(
+    capability: str, threads: int, schedule: tuple[Heads, list[int], list[list[Span]], int]
+) -> None:
+    """The same, searched for longer and with more threads than processors."""
+    assert_same_bits_in_any_step(capability, threads, schedule)
+
+
+def assert_same_bits_in_any_step(capability: str, threads: int, schedule: tuple[Heads, list[int], list[list[Span]], int]) -> None:
     heads, lengths, steps, seed = schedule
     sequences = Sequences(heads, lengths, seed)
     mixed = sequences.outputs(capability, threads, steps)
