@@ -94,6 +94,9 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"stop": [1]}, "stop"),
         ({"stop_token_ids": [999999]}, "stop_token_ids"),
         ({"stop_token_ids": "x"}, "stop_token_ids"),
+        ({"stop_token_ids": [1, "x"]}, "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"stop_token_ids": [1] * 129}, "stop_token_ids"),
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -236,7 +239,7 @@ MANY = {f"key{place}": 1 for place in range(3000)}
         ("/v1/chat/completions", CHAT | MANY, "key0"),
         ("/v1/chat/completions", {"messages": [CHAT["messages"][0] | MANY]}, "messages.0.key0"),
         ("/v1/completions", COMPLETION | MANY, "key0"),
-        ("/v1/completions", COMPLETION | {"stop_token_ids": ["x"] * 3000}, "stop_token_ids.0"),
+        ("/v1/completions", COMPLETION | {"stop_token_ids": ["x"] * 3000}, "stop_token_ids"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -103,11 +103,13 @@ class ServerMetrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(PREFIX + name, text, ("model_name",), registry=self.registry, buckets=buckets)
 
-    def model(self, name: str) -> ModelSeries:
-        """The series of a served name."""
+    def model(self, name: str, *, served: bool = True) -> ModelSeries:
+        """The series of a name. Of one that is not served any more: series that are never shown, for what is still under way."""
         series = self._series.get(name)
         if series is None:
             series = self._series[name] = ModelSeries(self, name)
+        if not served:
+            self.forget(name)
         return series
 
     def forget(self, name: str) -> None:

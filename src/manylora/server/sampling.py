@@ -60,13 +60,13 @@ def text_options(body: SamplingBody) -> TextOptions:
         include_stop=bool(body.include_stop_str_in_output),
         skip_special=body.skip_special_tokens is not False,
         min_tokens=body.min_tokens or 0,
-        stop_tokens=frozenset(body.stop_token_ids or ()),
+        stop_tokens=frozenset(body.stop_token_ids),
     )
 
 
 def sampling_params(body: SamplingBody, base: BaseModel) -> SamplingParams:
     """The parameters all answers of a request share; `max_tokens` and `choice` are set for each. Raises RequestError."""
-    stop_tokens = tuple(body.stop_token_ids or ())
+    stop_tokens = body.stop_token_ids
     for token in stop_tokens:
         _check_token(token, base.vocab, "stop_token_ids")
     for token in body.logit_bias:

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
+MAX_STOP_TOKENS = 128
 MAX_PROMPTS = 2048
 MAX_TOKENS = 1 << 20
 """Token ids of all prompts together; more than any supported context."""
@@ -82,6 +83,17 @@ def parse_stop(value: object) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def parse_stop_tokens(value: object) -> tuple[int, ...]:
+    """Stop tokens: null, or a list of at most 128 token ids."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise _fault("stop_token_ids must be a list of token ids")
+    if len(value) > MAX_STOP_TOKENS:
+        raise _fault(f"stop_token_ids has {len(value)} token ids; at most {MAX_STOP_TOKENS} are allowed")
+    return tuple(_token_list(value, "stop_token_ids"))
+
+
 def parse_logit_bias(value: object) -> dict[int, float]:
     """Token id (as JSON's string keys) -> bias between -100 and 100."""
     if value is None:
@@ -131,6 +143,17 @@ Stop = Annotated[
         {
             "title": "Stop",
             "anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}, {"type": "null"}],
+            "default": None,
+        }
+    ),
+]
+StopTokens = Annotated[
+    tuple[int, ...],
+    PlainValidator(parse_stop_tokens),
+    WithJsonSchema(
+        {
+            "title": "Stop Token Ids",
+            "anyOf": [{"type": "array", "items": _TOKEN, "maxItems": MAX_STOP_TOKENS}, {"type": "null"}],
             "default": None,
         }
     ),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from manylora.server.api.fields import LogitBias, Prompt, Stop
+from manylora.server.api.fields import LogitBias, Prompt, Stop, StopTokens
 
 MAX_LOGPROBS = 20
 MAX_MESSAGES = 4096
@@ -95,7 +95,7 @@ class SamplingBody(Body):
     logit_bias: LogitBias = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop = ()
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=128, fail_fast=True)] | None = None
+    stop_token_ids: StopTokens = ()
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(None, description="Leave special tokens out of the text; true by default.")

@@ -1,11 +1,12 @@
-"""From a prepared generation to an HTTP answer, streamed or whole. Shared by completions and chat completions."""
+"""From a request's body to an HTTP answer, streamed or whole. Shared by completions and chat completions."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 from starlette.requests import Request
@@ -20,6 +21,8 @@ from manylora.server.sampling import text_options
 from manylora.server.service import Service
 from manylora.server.streaming import EventStream, while_connected
 from manylora.server.wire.envelope import DONE, Envelope, Writer
+
+Body = TypeVar("Body", bound=SamplingBody)
 
 log = structlog.get_logger("manylora.server")
 
@@ -54,13 +57,18 @@ def response_headers(lease: Lease) -> dict[str, str]:
     return {VERSION_HEADER: "base" if lease.answers is None else lease.answers.hash}
 
 
-async def answer(request: Request, service: Service, lease: Lease, prepared: Prepared) -> Response:
-    """The HTTP answer. Takes over the lease: it is released when the answer has ended, however it ends.
+async def answer(request: Request, body: Body, prepare: Callable[[Service, Lease, Body], Awaitable[Prepared]]) -> Response:
+    """The HTTP answer of whoever `body.model` is; `prepare` makes a generation of the body.
 
-    A stream's headers wait for its first output, so that a request the engine refuses gets the right status."""
+    The adapter is leased from before that until the answer has ended, however it ends. A stream's headers wait for its first
+    output, so that a request the engine refuses gets the right status."""
+    service = service_of(request)
+    service.ready()
+    lease = service.registry.resolve(body.model)
     headers = response_headers(lease)
     async with AsyncExitStack() as cleanup:
         cleanup.callback(lease.release)
+        prepared = await prepare(service, lease, body)
         events = _events(service, lease, prepared, request.state.started)
         cleanup.push_async_callback(events.aclose)
         if not prepared.body.stream:
@@ -71,7 +79,8 @@ async def answer(request: Request, service: Service, lease: Lease, prepared: Pre
 
 
 def _events(service: Service, lease: Lease, prepared: Prepared, started: float) -> AsyncGenerator[Event, None]:
-    series = service.metrics.model(lease.name)
+    served = lease.adapter is None or service.registry.get(lease.name) is not None  # perhaps removed since it was resolved
+    series = service.metrics.model(lease.name, served=served)
     generation = prepared.generation
     series.prompt_tokens.inc(generation.counts.prompt)
     series.prompt_length.observe(generation.counts.prompt)

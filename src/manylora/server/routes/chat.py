@@ -14,7 +14,7 @@ from manylora.server.body import StrictRoute
 from manylora.server.generation import Generation, Sequence
 from manylora.server.prompts import check_characters, tokenize
 from manylora.server.registry import Lease, NamedAdapter
-from manylora.server.routes.answering import Prepared, answer, check_size, service_of
+from manylora.server.routes.answering import Prepared, answer, check_size
 from manylora.server.routes.documented import ERRORS, streamed
 from manylora.server.sampling import sampling_params, token_budget
 from manylora.server.service import Service
@@ -30,15 +30,7 @@ router = APIRouter(route_class=StrictRoute)
 )
 async def create_chat_completion(request: Request, body: ChatCompletionRequest) -> Response:
     """Answers a conversation, written out by the adapter's own chat template if it brought one, else by the base model's."""
-    service = service_of(request)
-    service.ready()
-    lease = service.registry.resolve(body.model)
-    try:
-        prepared = await _prepare(service, lease, body)
-    except BaseException:
-        lease.release()
-        raise
-    return await answer(request, service, lease, prepared)
+    return await answer(request, body, _prepare)
 
 
 async def _prepare(service: Service, lease: Lease, body: ChatCompletionRequest) -> Prepared:

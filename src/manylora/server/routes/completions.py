@@ -14,7 +14,7 @@ from manylora.server.body import StrictRoute
 from manylora.server.generation import Generation, Sequence
 from manylora.server.prompts import TokenPrompt, token_prompts
 from manylora.server.registry import Lease
-from manylora.server.routes.answering import Prepared, answer, check_size, service_of
+from manylora.server.routes.answering import Prepared, answer, check_size
 from manylora.server.routes.documented import ERRORS, streamed
 from manylora.server.sampling import sampling_params, token_budget
 from manylora.server.service import Service
@@ -28,15 +28,7 @@ router = APIRouter(route_class=StrictRoute)
 @router.post("/v1/completions", responses={200: streamed(CompletionResponse, "CompletionResponse"), **ERRORS})
 async def create_completion(request: Request, body: CompletionRequest) -> Response:
     """Continues each prompt."""
-    service = service_of(request)
-    service.ready()
-    lease = service.registry.resolve(body.model)
-    try:
-        prepared = await _prepare(service, lease, body)
-    except BaseException:
-        lease.release()
-        raise
-    return await answer(request, service, lease, prepared)
+    return await answer(request, body, _prepare)
 
 
 async def _prepare(service: Service, lease: Lease, body: CompletionRequest) -> Prepared:
