@@ -11,6 +11,7 @@ ManyloraError
 ├── RequestError            the caller's request is at fault; `param` names the field
 ├── Overloaded              a limit is reached; retrying later may help
 ├── EngineDied              the engine process ended while the request was in flight
+│   └── EngineStopped       it was told to: the server is stopping
 └── RequestAborted          the caller went away or gave up
 """
 
@@ -63,6 +64,10 @@ class Overloaded(ManyloraError):
 
 class EngineDied(ManyloraError):
     """The engine process ended while the request was in flight."""
+
+
+class EngineStopped(EngineDied):
+    """The server is stopping, and the request was still in flight."""
 
 
 class RequestAborted(ManyloraError):

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from manylora.errors import AdapterNotFound, AdapterRejected, EngineDied, ManyloraError, RequestError
+from manylora.errors import AdapterNotFound, AdapterRejected, EngineDied, EngineStopped, ManyloraError, RequestError
 from manylora.types.adapter import AdapterVersion
 from manylora.types.engine import EngineInfo, EngineStats
 from manylora.types.model import ModelShape
@@ -38,6 +38,7 @@ class ScriptedEngine:
         self.go = asyncio.Event()
         self.killed = asyncio.Event()
         self._ready = False
+        self._stopped = False
 
     async def start(self) -> EngineInfo:
         self._ready = True
@@ -46,6 +47,7 @@ class ScriptedEngine:
 
     async def stop(self) -> None:
         self._ready = False
+        self._stopped = True
         self.killed.set()
 
     def die(self) -> None:
@@ -98,7 +100,7 @@ class ScriptedEngine:
                 await self._wait_to_go()
             await asyncio.sleep(0)
             if self.killed.is_set():
-                raise EngineDied("the engine process was killed")
+                raise EngineStopped("the server is stopping") if self._stopped else EngineDied("the engine process was killed")
             token = tokens[place] if place < len(tokens) else self.end_token
             stops = token in sampling.stop_token_ids and place >= sampling.min_tokens
             yield RequestOutput(

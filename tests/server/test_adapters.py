@@ -125,6 +125,25 @@ def test_two_names_of_one_content(live: Live) -> None:
     assert ask(live, "acme").status_code == 200
 
 
+def test_a_name_that_is_not_there_cannot_be_unloaded(live: Live) -> None:
+    """The fault names the field of this route, and repeats little of a name that nothing could have."""
+    for name in ("nobody", "x" * 100_000):
+        response = unload(live, name)
+        assert response.status_code == 404
+        assert response.json()["error"]["param"] == "lora_name"
+        assert len(response.content) < 1000
+
+
+def test_load_and_unload_refuse_alike(live: Live) -> None:
+    """A field that other servers have and this one does not is refused in the same words by both routes."""
+    answers = [
+        live.post(f"/v1/{verb}_lora_adapter", {"lora_name": "a", "lora_int_id": 3} | more).json()["error"]
+        for verb, more in (("load", {"lora_path": "acme"}), ("unload", {}))
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0]["code"] == "unsupported_parameter"
+
+
 def test_own_chat_template(live: Live, roots: Path) -> None:
     """An adapter that brings a chat template is asked by it; one whose template is broken is rejected."""
     folder = write_adapter(roots / "allowed" / "styled", 40)
@@ -138,9 +157,11 @@ def test_own_chat_template(live: Live, roots: Path) -> None:
 
 
 def test_routes_do_not_exist_unless_allowed(tmp_path: Path) -> None:
-    """Without --allow-runtime-adapters there is nothing to call, and the OpenAPI document does not offer it."""
+    """Without --allow-runtime-adapters a call is told of it, and the OpenAPI document does not offer the routes."""
     with serve(tmp_path, ServerConfig()) as live:
-        assert load(live, "a", "b").status_code == 404
+        for response in (load(live, "a", "b"), unload(live, "a")):
+            assert response.status_code == 404
+            assert "--allow-runtime-adapters" in response.json()["error"]["message"]
         with live.client() as client:
             assert "/v1/load_lora_adapter" not in client.get("/openapi.json").json()["paths"]
             assert client.get("/v1/models").json()["data"][0]["id"] == tmp_path.name

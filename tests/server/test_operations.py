@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -63,6 +64,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def silent() -> dict[str, Any]:
+    """Callbacks of `run` for a start that nobody watches."""
+    return {"on_progress": lambda *_: None, "on_ready": lambda: None, "on_stopping": lambda _: None}
+
+
 def test_health_says_loading_then_ok_then_stops_on_a_signal(tmp_path: Path) -> None:
     """While the engine loads, probes get 503; when it is ready 200; SIGTERM ends answers under way with an error, then all."""
 
@@ -71,6 +77,7 @@ def test_health_says_loading_then_ok_then_stops_on_a_signal(tmp_path: Path) -> N
         service, engine = make_service(tmp_path, config)
         gate, ready, start = asyncio.Event(), asyncio.Event(), engine.start
         stages: list[tuple[str, int, int]] = []
+        stopping: list[int] = []
 
         async def gated() -> object:
             await gate.wait()
@@ -88,20 +95,24 @@ def test_health_says_loading_then_ok_then_stops_on_a_signal(tmp_path: Path) -> N
                     listener,
                     on_progress=lambda *stage: stages.append(stage),
                     on_ready=ready.set,
+                    on_stopping=stopping.append,
                 )
             )
             async with httpx.AsyncClient(base_url=url, timeout=20) as client:
                 assert (await client.get("/health")).status_code == 503
+                assert "request_failure_total{" not in (await client.get("/metrics")).text, "a probe that waits has not failed"
                 assert (await client.get("/v1/models")).json()["error"]["code"] == "not_ready"
                 gate.set()
                 await ready.wait()
                 assert (await client.get("/health")).status_code == 200
+                assert (await client.head("/health")).status_code == 200
                 assert stages == [("adapters", 0, 1), ("adapters", 1, 1)]
                 body = {"model": "a", "prompt": "x", "stream": True}
                 async with client.stream("POST", "/v1/completions", json=body) as response:
                     os.kill(os.getpid(), signal.SIGTERM)
                     text = "".join([part async for part in response.aiter_text()])
-                assert '"code":"engine_died"' in text
+                assert '"code":"server_stopping"' in text
+                assert stopping == [1], "the operator is told once how many requests are under way"
             await running
         assert not engine.running
         assert not engine.ready
@@ -117,7 +128,7 @@ def test_broken_adapter_at_start_is_fatal(tmp_path: Path) -> None:
         config = ServerConfig(port=0)
         service, engine = make_service(tmp_path, config)
         with listen(config) as listener, pytest.raises(AdapterRejected, match=r"'bad'.*adapter_config\.json"):
-            await run(service, [("bad", tmp_path / "bad")], listener, on_progress=lambda *_: None, on_ready=lambda: None)
+            await run(service, [("bad", tmp_path / "bad")], listener, **silent())
         assert not engine.ready
 
     asyncio.run(scenario())
@@ -135,7 +146,7 @@ def test_failed_engine_start_is_fatal(tmp_path: Path) -> None:
 
         engine.start = fails  # type: ignore[method-assign, assignment]
         with listen(config) as listener, pytest.raises(ModelError, match="weights are gone"):
-            await run(service, [], listener, on_progress=lambda *_: None, on_ready=lambda: None)
+            await run(service, [], listener, **silent())
 
     asyncio.run(scenario())
 
@@ -151,8 +162,10 @@ def test_configuration_is_checked(tmp_path: Path) -> None:
     """Options that make no sense are one clear line."""
     with pytest.raises(ConfigError, match="--adapter-root"):
         ServerConfig(allow_runtime_adapters=True)
+    with pytest.raises(ConfigError, match="--allow-runtime-adapters"):
+        ServerConfig(adapter_roots=(tmp_path,))
     with pytest.raises(ConfigError, match="missing is not a folder"):
-        ServerConfig(adapter_roots=(tmp_path / "missing",))
+        ServerConfig(allow_runtime_adapters=True, adapter_roots=(tmp_path / "missing",))
     with pytest.raises(ConfigError, match="port"):
         ServerConfig(port=70000)
     with pytest.raises(ConfigError, match="log level"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -29,7 +29,8 @@ class _LazyGroup(typer.core.TyperGroup):
         if module is None:
             return None
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name)(getattr(importlib.import_module(module), cmd_name))
+        loaded = importlib.import_module(module)
+        single.command(cmd_name, epilog=getattr(loaded, "EPILOG", None))(getattr(loaded, cmd_name))
         return typer.main.get_command(single)
 
 
@@ -58,9 +59,17 @@ def manylora(
 
 
 def main() -> None:
-    """Entry point. A fault we foresaw is one line on stderr and exit code 1."""
+    """Entry point. A fault we foresaw, or a path that cannot be read or written, is one line on stderr and exit code 1."""
     try:
         app()
     except ManyloraError as error:
-        typer.echo(f"manylora: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None:  # not a path that somebody gave
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+
+
+def _fail(reason: str) -> NoReturn:
+    typer.echo(f"manylora: {reason}", err=True)
+    sys.exit(1)

@@ -13,6 +13,11 @@ from manylora.engine.config import EngineConfig
 from manylora.errors import ConfigError
 from manylora.server.config import ServerConfig
 
+EPILOG = (
+    "The environment variable MANYLORA_ISA names the kernels' instruction set: scalar, avx2, avx512bf16 or amx. "
+    "Without it they use the fastest of this machine."
+)
+
 
 def serve(
     model: options.Model,
@@ -30,6 +35,7 @@ def serve(
     merge: options.Merge = None,
     allow_runtime_adapters: options.AllowRuntimeAdapters = default_of(ServerConfig, "allow_runtime_adapters"),
     adapter_root: options.AdapterRoots = [],  # noqa: B006
+    max_body: options.MaxBody = show_bytes(default_of(ServerConfig, "max_body_bytes")),
     access_log: options.AccessLog = default_of(ServerConfig, "access_log"),
     log_level: options.LogLevel = default_of(ServerConfig, "log_level"),
     log_json: options.LogJson = default_of(ServerConfig, "log_json"),
@@ -58,6 +64,7 @@ def serve(
         served_model_names=names,
         allow_runtime_adapters=allow_runtime_adapters,
         adapter_roots=tuple(adapter_root),
+        max_body_bytes=parse_bytes(max_body),
         access_log=access_log,
         log_level=log_level,
         log_json=log_json,

@@ -43,6 +43,7 @@ AdapterRoots = Annotated[
     list[Path],
     typer.Option(metavar="FOLDER", help="Runtime adapters are loaded only from below; repeat for more."),
 ]
+MaxBody = Annotated[str, typer.Option(metavar="SIZE", help="Larger request bodies are refused with 413.")]
 AccessLog = Annotated[bool, typer.Option("--access-log", help="Log one line per HTTP request.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON objects.")]

@@ -1,14 +1,17 @@
-"""What `manylora serve` does once its options are read: a progress bar while loading, then one line with the URL."""
+"""What `manylora serve` does once its options are read: a progress bar while loading, then a line with the URL and a line with
+what the machine gives to it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import structlog
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from manylora.adapters import read_adapter
+from manylora.cli.byte_size import show_bytes
 from manylora.engine.checkpoint import open_checkpoint
 from manylora.engine.client import NativeEngine
 from manylora.engine.config import EngineConfig
@@ -18,6 +21,9 @@ from manylora.server.config import ServerConfig
 from manylora.server.logs import configure_logs
 from manylora.server.process import check_adapters, listen, run
 from manylora.server.service import Service
+from manylora.types.engine import EngineInfo
+
+log = structlog.get_logger("manylora.cli")
 
 
 class LoadingBar:
@@ -57,14 +63,45 @@ async def run_server(engine_config: EngineConfig, config: ServerConfig, adapters
 
         def ready() -> None:
             bar.stop()
-            names = ", ".join(service.registry.base_names)
-            typer.echo(f"manylora serves {names} with {len(adapters)} adapters on http://{_in_url(host)}:{port}")
+            typer.echo(f"manylora serves {_served(service, engine_config, len(adapters))} on http://{_in_url(host)}:{port}")
+            typer.echo(capacity_line(service.loaded(), engine_config.memory_bytes))
+            cut = context_cut(service.loaded(), engine_config)
+            if cut is not None:
+                log.warning(cut)
+
+        def stopping(requests: int) -> None:
+            bar.stop()
+            finishing = f": finishing {requests} requests, for {config.shutdown_seconds:g} s at most" if requests else ""
+            typer.echo(f"stopping{finishing}", err=True)
 
         bar.start()
         try:
-            await run(service, adapters, listener, on_progress=bar.update, on_ready=ready)
+            await run(service, adapters, listener, on_progress=bar.update, on_ready=ready, on_stopping=stopping)
         finally:
             bar.stop()
+
+
+def _served(service: Service, config: EngineConfig, adapters: int) -> str:
+    names = ", ".join(service.registry.base_names)
+    return f"{names} with {adapters} adapters" if config.merge is None else f"{names} ({config.merge.name} merged)"
+
+
+def capacity_line(info: EngineInfo, memory: int) -> str:
+    """What the engine found and took: instruction set, threads, memory, and what fits."""
+    return (
+        f"kernels {info.capability}, {info.threads} threads; memory {show_bytes(memory)} for {info.kv_tokens} tokens of KV "
+        f"less the adapters; max_model_len {info.max_model_len} of the model's {info.shape.max_position}"
+    )
+
+
+def context_cut(info: EngineInfo, config: EngineConfig) -> str | None:
+    """The warning of a server whose memory, not its operator or its model, bounds the context."""
+    if config.max_model_len is not None or not info.max_model_len == info.kv_tokens < info.shape.max_position:
+        return None
+    return (
+        f"--memory {show_bytes(config.memory_bytes)} holds {info.kv_tokens} tokens, so max_model_len is {info.max_model_len}, "
+        f"below the model's {info.shape.max_position}: raise --memory, or say --max-model-len to accept it"
+    )
 
 
 def _base_model(config: EngineConfig) -> BaseModel:

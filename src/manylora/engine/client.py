@@ -40,7 +40,7 @@ from manylora.engine.messages import (
     Submit,
 )
 from manylora.engine.weights import OnProgress
-from manylora.errors import AdapterNotFound, AdapterUnavailable, EngineDied, ManyloraError
+from manylora.errors import AdapterNotFound, AdapterUnavailable, EngineDied, EngineStopped, ManyloraError
 from manylora.kernels import choose_capability
 from manylora.types.adapter import AdapterVersion
 from manylora.types.engine import EngineInfo, EngineStats
@@ -108,7 +108,7 @@ class NativeEngine:
         self._ready = False
         for task in list(self._tasks):
             task.cancel()
-        self._fail_everything(EngineDied("the server is stopping"))
+        self._fail_everything(EngineStopped("the server is stopping"))
         for child in (self._engine, self._loader):
             if child is not None:
                 await child.stop()

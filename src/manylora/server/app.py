@@ -36,8 +36,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.max_body_bytes = service.config.max_body_bytes
     for routes in (completions, chat, models, operations):
         app.include_router(routes.router)
-    if service.config.allow_runtime_adapters:
-        app.include_router(adapters.router)
+    app.include_router(adapters.router if service.config.allow_runtime_adapters else adapters.switched_off)
     _answer_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     app.add_middleware(Outermost, service=service)
@@ -119,7 +118,7 @@ class Outermost:
             self._record(scope, status, started, request_id)
 
     def _record(self, scope: Scope, status: int, started: float, request_id: bytes) -> None:
-        if status >= 400:
+        if status >= 400 and scope["path"] != "/health":  # a probe that is told to wait has not failed
             self._service.metrics.failed.labels(str(status)).inc()
         if self._service.config.access_log:
             took = round((time.perf_counter() - started) * 1e3, 2)

@@ -54,7 +54,7 @@ class StrictRequest(Request):
 
 
 def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the body is larger than {limit} bytes (max_body_bytes)", {"Connection": "close"})
+    return HTTPException(413, f"the body is larger than {limit} bytes (--max-body)", {"Connection": "close"})
 
 
 class StrictRoute(APIRoute):

@@ -21,6 +21,8 @@ from manylora.types.engine import EngineInfo
 Adapters = Sequence[tuple[str, Path]]
 OnProgress = Callable[[str, int, int], None]
 """(stage, done, total), as the engine's own progress."""
+OnStopping = Callable[[int], None]
+"""Told once, when a signal stops the server: how many requests are under way."""
 KEEP_ALIVE_SECONDS = 75
 
 
@@ -49,7 +51,13 @@ def check_adapters(adapters: Adapters, base_names: tuple[str, ...]) -> None:
 
 
 async def run(
-    service: Service, adapters: Adapters, listener: socket.socket, *, on_progress: OnProgress, on_ready: Callable[[], None]
+    service: Service,
+    adapters: Adapters,
+    listener: socket.socket,
+    *,
+    on_progress: OnProgress,
+    on_ready: Callable[[], None],
+    on_stopping: OnStopping,
 ) -> None:
     """Serves until SIGINT or SIGTERM. Answers 503 while the engine loads. Raises ModelError, ConfigError or AdapterRejected
     if the start fails; whatever happens, the engine has been stopped when it returns."""
@@ -77,6 +85,8 @@ async def run(
                 service.info = starting.result()
                 on_ready()
                 await asyncio.wait((waiting, serving), return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                on_stopping(len(server.server_state.tasks))
         finally:
             for task in (starting, waiting):
                 task.cancel()

@@ -13,6 +13,7 @@ from manylora.server.routes.documented import ERRORS
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", responses={200: {"model": Health}, 503: ERRORS[503]})
 async def health(request: Request) -> Response:
     """200 when a request sent now would be served."""
