@@ -6,6 +6,7 @@ and no module imports itself in a circle."""
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -14,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FUNCTION_LINES = 60
 FILE_LINES = 500
 CONSTRUCTOR_PARAMETERS = 8
+_NOT_CODE = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'|//[^\n]*|^#[^\n]*', re.MULTILINE)
+_TYPE = re.compile(r"(?:template\s*<[^>]*>\s*)?(?:namespace|struct|class|enum|union|extern)\b")
 
 
 def functions(path: Path, tree: ast.AST) -> list[tuple[int, str]]:
@@ -23,6 +26,25 @@ def functions(path: Path, tree: ast.AST) -> list[tuple[int, str]]:
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
     ]
+
+
+def native_functions(path: Path) -> list[tuple[int, str]]:
+    """(lines, where) of every C++ function: a block in braces whose head has parentheses and declares no type."""
+    text = _NOT_CODE.sub("", path.read_text(encoding="utf-8"))
+    found: list[tuple[int, str]] = []
+    heads: list[tuple[int, bool]] = []  # of the open blocks: the place of the head, and whether it is a function's
+    start = 0
+    for mark in re.finditer(r"[{};]", text):
+        if mark[0] == "{":
+            head = text[start : mark.start()].lstrip()
+            heads.append((mark.start() - len(head), "(" in head and _TYPE.match(head) is None))
+        elif mark[0] == "}":
+            begin, function = heads.pop()
+            if function:
+                lines = text.count("\n", begin, mark.end()) + 1
+                found.append((lines, f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, begin) + 1}"))
+        start = mark.end()
+    return found
 
 
 def constructors(path: Path, tree: ast.AST) -> list[tuple[int, str]]:
@@ -61,9 +83,11 @@ def main() -> int:
     """Prints the largest of each kind; returns 1 when one is over its budget."""
     sources = sorted((ROOT / "src").rglob("*.py"))
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sources}
-    files = [*sources, *sorted((ROOT / "native").rglob("*.cpp")), *sorted((ROOT / "native").rglob("*.h"))]
+    native = [*sorted((ROOT / "native").rglob("*.cpp")), *sorted((ROOT / "native").rglob("*.h"))]
+    files = [*sources, *native]
     kinds = [
         ("function lines", FUNCTION_LINES, [entry for path, tree in trees.items() for entry in functions(path, tree)]),
+        ("native function lines", FUNCTION_LINES, [entry for path in native for entry in native_functions(path)]),
         ("file lines", FILE_LINES, [(len(path.read_text().splitlines()), str(path.relative_to(ROOT))) for path in files]),
         ("constructor parameters", CONSTRUCTOR_PARAMETERS, [e for path, tree in trees.items() for e in constructors(path, tree)]),
     ]
