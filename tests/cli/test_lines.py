@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from manylora.cli.serving import capacity_line, context_cut
+from manylora.cli.serving import capacity_line, context_cut, stopping_line
 from manylora.engine.config import EngineConfig
 from manylora.types.engine import EngineInfo
 from manylora.types.model import ModelShape
@@ -68,6 +68,13 @@ def test_a_ready_server_says_what_it_runs_with() -> None:
     line = capacity_line(info(8192, 90000), 2 << 30)
     for fact in ("avx2", "3 threads", "2GiB", "90000 tokens", "max_model_len 8192", "32768"):
         assert fact in line
+
+
+def test_an_interrupted_server_says_what_it_waits_for() -> None:
+    """Ctrl-C is followed by a line, since the end may take seconds."""
+    assert stopping_line(0, 3.0) == "stopping"
+    assert stopping_line(1, 3.0) == "stopping: finishing 1 request, for 3 s at most"
+    assert stopping_line(2, 0.5) == "stopping: finishing 2 requests, for 0.5 s at most"
 
 
 def test_a_context_cut_by_memory_is_a_warning() -> None:

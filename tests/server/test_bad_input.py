@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import threading
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 import structlog
+from tokenizers import Tokenizer
 
 from manylora.errors import (
     AdapterConflict,
@@ -22,7 +25,7 @@ from manylora.errors import (
     RequestAborted,
     RequestError,
 )
-from manylora.server import app
+from manylora.server import app, prompts
 from manylora.server.error_map import from_validation
 from manylora.server.logs import configure_logs
 from manylora.server.prompts import tokenize
@@ -227,6 +230,41 @@ def test_tokens_of_long_texts_are_those_of_short_ones(live: Live) -> None:
         assert prompt.tokens == live.service.base.tokenizer.encode(text, add_special_tokens=special).ids
 
 
+class WatchedTokenizer:
+    """A tokenizer that says while it is at work."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.working = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.working.set()
+            try:
+                return getattr(self.tokenizer, name)(*arguments, **options)
+            finally:
+                self.working.clear()
+
+        return call
+
+
+def test_others_are_served_while_a_long_text_is_tokenised(live: Live) -> None:
+    """The tokenizer must give up the interpreter's lock: were it kept, nobody could see it at work."""
+    watched = WatchedTokenizer(live.service.base.tokenizer)
+    base = replace(live.service.base, tokenizer=cast("Tokenizer", watched))
+
+    async def turns_while_working() -> int:
+        text = "The quick brown fox. " * 40_000
+        tokenizing, turns = asyncio.create_task(tokenize(text, base, add_special_tokens=False, limit=10**7)), 0
+        while not tokenizing.done():
+            turns += watched.working.is_set()
+            await asyncio.sleep(0.002)  # gives the lock away, so that a tokenizer that has kept it is seen at its end only
+        await tokenizing
+        return turns
+
+    assert asyncio.run(turns_while_working()) > 10
+
+
 MANY = {f"key{place}": 1 for place in range(3000)}
 
 
@@ -251,6 +289,16 @@ def test_only_the_first_of_many_faults_is_looked_at(
     monkeypatch.setattr(app, "from_validation", lambda errors: counts.append(len(errors)) or from_validation(errors))
     assert error_of(live.post(path, {"model": "tiny"} | body), 400)["param"] == param
     assert counts[0] <= 2  # a message without content and with a bad role has two
+
+
+def test_of_many_texts_the_first_that_does_not_fit_ends_the_work(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts behind it are not tokenised for nothing."""
+    seen: list[int] = []
+    encode = prompts._encode
+    monkeypatch.setattr(prompts, "_encode", lambda text, *rest: seen.append(len(text)) or encode(text, *rest))
+    error = error_of(live.post("/v1/completions", COMPLETION | {"prompt": ["x" * 5000] * 8}), 400)
+    assert error["code"] == "context_length_exceeded"
+    assert seen == [5000]
 
 
 def test_answers_repeat_little_of_what_was_sent(live: Live) -> None:

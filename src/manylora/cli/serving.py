@@ -71,8 +71,7 @@ async def run_server(engine_config: EngineConfig, config: ServerConfig, adapters
 
         def stopping(requests: int) -> None:
             bar.stop()
-            finishing = f": finishing {requests} requests, for {config.shutdown_seconds:g} s at most" if requests else ""
-            typer.echo(f"stopping{finishing}", err=True)
+            typer.echo(stopping_line(requests, config.shutdown_seconds), err=True)
 
         bar.start()
         try:
@@ -84,6 +83,12 @@ async def run_server(engine_config: EngineConfig, config: ServerConfig, adapters
 def _served(service: Service, config: EngineConfig, adapters: int) -> str:
     names = ", ".join(service.registry.base_names)
     return f"{names} with {adapters} adapters" if config.merge is None else f"{names} ({config.merge.name} merged)"
+
+
+def stopping_line(requests: int, seconds: float) -> str:
+    """What happens after a signal with so many requests under way."""
+    counted = f"{requests} request{'s' if requests > 1 else ''}"
+    return f"stopping: finishing {counted}, for {seconds:g} s at most" if requests else "stopping"
 
 
 def capacity_line(info: EngineInfo, memory: int) -> str:

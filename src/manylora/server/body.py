@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -33,7 +34,7 @@ class StrictRequest(Request):
         """The body as JSON. Raises HTTPException 400 with the reason."""
         if self._json_value is msgspec.UNSET:
             try:
-                self._json_value = msgspec.json.decode(await self.body())
+                self._json_value = _decoded(await self.body())
             except RecursionError as error:
                 raise HTTPException(400, "the JSON body nests too deeply") from error
             except ValueError as error:
@@ -51,6 +52,17 @@ class StrictRequest(Request):
                 raise _too_large(limit)
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+def _decoded(content: bytes) -> Any:
+    """The JSON value. While very many lists are made, the cyclic collector would go through them again and again, in vain."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return msgspec.json.decode(content)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _too_large(limit: int) -> HTTPException:

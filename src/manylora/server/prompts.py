@@ -33,6 +33,12 @@ def check_characters(characters: int, base: BaseModel, limit: int, param: str) -
         )
 
 
+def check_tokens(count: int, limit: int, param: str) -> None:
+    """Raises InvalidRequest for a prompt that leaves no room for a new token in a context of `limit` tokens."""
+    if count >= limit:
+        raise too_long(f"the prompt has {count} tokens; this model takes fewer than {limit} (max_model_len)", param)
+
+
 async def tokenize(text: str, base: BaseModel, *, add_special_tokens: bool, limit: int, param: str = "prompt") -> TokenPrompt:
     """The token ids of a text. Raises RequestError if there are none, or if they cannot fit into `limit` tokens."""
     check_characters(len(text), base, limit, param)
@@ -42,6 +48,7 @@ async def tokenize(text: str, base: BaseModel, *, add_special_tokens: bool, limi
         tokens = await asyncio.to_thread(_encode, text, base, add_special_tokens)
     if not tokens:
         raise RequestError(f"{param} is empty: the tokenizer makes no token of it", param)
+    check_tokens(len(tokens), limit, param)
     return TokenPrompt(tokens, text)
 
 

@@ -9,6 +9,7 @@ from manylora.errors import RequestError
 from manylora.server.api.requests import ChatCompletionRequest, CompletionRequest, SamplingBody
 from manylora.server.base_model import BaseModel
 from manylora.server.error_map import too_long
+from manylora.server.prompts import check_tokens
 from manylora.server.text.answer import TextOptions
 from manylora.types.request import SamplingParams
 
@@ -29,8 +30,7 @@ class TokenBudget:
 
     def fit(self, prompt: int, limit: int) -> int | None:
         """New tokens at most after a prompt of that length, in a context of `limit` tokens. Raises InvalidRequest."""
-        if prompt >= limit:
-            raise too_long(f"the prompt has {prompt} tokens; this model takes fewer than {limit} (max_model_len)", self.param)
+        check_tokens(prompt, limit, self.param)
         if self.tokens is None:
             return None
         wanted = max(self.tokens, 1)
