@@ -102,7 +102,7 @@ class EventStream:
 
     def __enter__(self) -> EventStream:
         self.response = self._context.__enter__()
-        self._lines = self.response.iter_lines()
+        self._lines = lines_of(self.response)
         self.next()
         return self
 
@@ -129,6 +129,15 @@ class EventStream:
     def text(self) -> str:
         """The whole text, after reading to the end."""
         return "".join(choice["text"] for event in self.rest() for choice in event.get("choices", []))
+
+
+def lines_of(response: httpx.Response) -> Iterator[str]:
+    """Lines as event streams have them. httpx' own also end at characters that a JSON text may hold, as U+2028 and U+0085."""
+    rest = ""
+    for text in response.iter_text():
+        *lines, rest = (rest + text).split("\n")
+        yield from lines
+    yield rest
 
 
 def completion(model: str, prompt: Any = "The quick", **body: Any) -> dict[str, Any]:
