@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
-from manylora.errors import AdapterRejected, AdapterUnavailable, EngineDied, RequestError
+from manylora.errors import AdapterRejected, AdapterUnavailable, EngineStopped, RequestError
 from manylora.server.template_worker import HEADER_BYTES, RENDER_SECONDS, frame
 
 _TOO_LONG = f"the adapter's chat template takes more than {RENDER_SECONDS:g} s of processor time"
@@ -59,7 +59,7 @@ class TemplateProcess:
         raise RequestError(reply.get("refused") or reply["invalid"], reply.get("param", "messages"))
 
     async def close(self) -> None:
-        """Ends the process; what waits for it ends with EngineDied or AdapterUnavailable."""
+        """Ends the process; what waits for it ends with EngineStopped or AdapterUnavailable."""
         self._closed = True
         if self._process is not None:
             await self._end(self._process)
@@ -96,7 +96,7 @@ class TemplateProcess:
 
     async def _running(self) -> asyncio.subprocess.Process:
         if self._closed:
-            raise EngineDied("the server is stopping")
+            raise EngineStopped("the server is stopping")
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "manylora.server.template_worker",
