@@ -82,7 +82,6 @@ def test_conservation(script: list[tuple[str, bool]]) -> None:
         blocks.check()
     for each in held:
         blocks.release(each)
-    blocks.drop_idle()
     blocks.check()
     assert blocks.available == blocks.total
     assert blocks.referenced == 0

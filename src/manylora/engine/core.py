@@ -183,6 +183,7 @@ class EngineCore:
         self._scheduler.check()
         self._residency.check()
         if not self._tracks:
+            self._runner.check_idle()
             assert self._scheduler.blocks.referenced == 0, "idle, but blocks are referenced"
             assert self._residency.references == 0, "idle, but adapters are referenced"
             assert self._scheduler.running == self._scheduler.waiting == 0, "idle, but the scheduler holds requests"

@@ -72,6 +72,10 @@ class Runner:
             self._free_slots.append(track.slot)
             track.slot = -1
 
+    def check_idle(self) -> None:
+        """Raises AssertionError unless every slot is free."""
+        assert sorted(self._free_slots) == list(range(self._limits.sequences)), f"idle, but slots are lost: {self._free_slots}"
+
     def _apply(self, plan: StepPlan, tracks: Mapping[str, Track]) -> None:
         tables = self._batch.block_tables
         for id in plan.preempted:

@@ -107,11 +107,6 @@ class KvBlocks:
                     if block in self._idle:
                         self._forget(block)
 
-    def drop_idle(self) -> None:
-        """Forgets every cached block that no request holds."""
-        while self._idle:
-            self._forget(next(iter(self._idle)))
-
     def check(self) -> None:
         """Raises AssertionError unless every block is exactly one of free, referenced, idle."""
         self._extents.check()
