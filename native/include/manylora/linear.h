@@ -81,6 +81,7 @@ class Linear {
   int64_t width() const { return width_; }
   int64_t panels() const { return panels_; }
   size_t bytes() const { return memory_.bytes(); }
+  size_t panel_bytes() const { return static_cast<size_t>(panel_elements()) * sizeof(bf16); }
   const std::vector<int64_t>& part_columns() const { return part_columns_; }
 
   // Where panel `panel` lies.
@@ -109,5 +110,10 @@ class Linear {
 // shape.
 void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
             Matrix& y, bool accumulate);
+
+// y = silu(gate) * up for a weight whose parts are gate and up, y bf16 [rows, columns / 2]: the bits of `linear` followed by
+// `silu_multiply`, without the float32 values ever leaving the first-level cache. Throws as `linear` does.
+void gated_linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
+                  Matrix& y);
 
 }  // namespace manylora

@@ -20,7 +20,22 @@ void configure(int64_t rows, int64_t pairs) {
   load_shapes(shapes);
 }
 
+// Reads a block of a panel, in the order in which it lies in memory, and fetches what lies a few blocks behind it, be it of the next
+// panel. The processor's own prefetch follows plain loads at the memory's full bandwidth, but not tile loads, whose lines are
+// apart.
 template <int V>
+[[gnu::always_inline]] inline void touch(const bf16* w) {
+  constexpr int64_t kLines = kTileDepth / 2 * V, kAhead = 4 * kLines;
+  __m512i lines = _mm512_setzero_si512();
+#pragma GCC unroll 64
+  for (int64_t i = 0; i < kLines; ++i) {
+    lines = _mm512_or_si512(lines, _mm512_load_si512(w + 32 * i));
+    _mm_prefetch(reinterpret_cast<const char*>(w + 32 * (i + kAhead)), _MM_HINT_T1);
+  }
+  asm volatile("" : : "v"(lines));
+}
+
+template <int V, bool kCold>
 void one_half(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, float* values, Ahead& ahead) {
   constexpr int64_t kPitch = 64 * V;  // bytes of one pair of depths in a panel, and of a row of the tile
   _tile_zero(0);
@@ -29,6 +44,7 @@ void one_half(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, floa
   if constexpr (V > 3) _tile_zero(3);
   for (int64_t block = 0; block < blocks; ++block, x += kTileDepth, w += kTileDepth * 16 * V) {
     fetch(ahead);
+    if constexpr (kCold) touch<V>(w);
     _tile_loadd(6, x, stride * 2);
     _tile_loadd(7, w, kPitch);
     _tile_dpbf16ps(0, 6, 7);
@@ -49,7 +65,7 @@ void one_half(const bf16* x, int64_t stride, const bf16* w, int64_t blocks, floa
   if constexpr (V > 3) _tile_stored(3, values + 48, kPitch);
 }
 
-template <int V>
+template <int V, bool kCold>
 void two_halves(const bf16* x, int64_t second, int64_t stride, const bf16* w, int64_t blocks, float* values, Ahead& ahead) {
   constexpr int64_t kPitch = 64 * V;
   const bf16* y = x + second * stride;
@@ -61,6 +77,7 @@ void two_halves(const bf16* x, int64_t second, int64_t stride, const bf16* w, in
   if constexpr (V > 2) _tile_zero(5);
   for (int64_t block = 0; block < blocks; ++block, x += kTileDepth, y += kTileDepth, w += kTileDepth * 16 * V) {
     fetch(ahead);
+    if constexpr (kCold) touch<V>(w);
     _tile_loadd(6, x, stride * 2);
     _tile_loadd(7, w, kPitch);
     _tile_dpbf16ps(0, 6, 7);
@@ -88,17 +105,25 @@ void two_halves(const bf16* x, int64_t second, int64_t stride, const bf16* w, in
 
 // Whole blocks of the depth. With an odd number of rows above 16 the halves overlap by one row, which both compute to the same
 // bits.
-template <int V>
+template <int V, bool kCold>
 void base_tiles(const PanelJob& job, const Tile& tile, int64_t blocks, Ahead& ahead) {
   const bf16* x = job.x + tile.start * job.x_stride;
   if (tile.rows <= kTileRows) {
     configure(tile.rows, 16);
-    one_half<V>(x, job.x_stride, job.panel, blocks, tile.values, ahead);
+    one_half<V, kCold>(x, job.x_stride, job.panel, blocks, tile.values, ahead);
   } else if constexpr (V < 4) {
     const int64_t half = (tile.rows + 1) / 2;
     configure(half, 16);
-    two_halves<V>(x, tile.rows - half, job.x_stride, job.panel, blocks, tile.values, ahead);
+    two_halves<V, kCold>(x, tile.rows - half, job.x_stride, job.panel, blocks, tile.values, ahead);
   }
+}
+
+template <bool kCold>
+void base_blocks(const PanelJob& job, const Tile& tile, int64_t blocks, Ahead& ahead) {
+  const auto kernel = job.width == 32   ? base_tiles<2, kCold>
+                      : job.width == 48 ? base_tiles<3, kCold>
+                                        : base_tiles<4, kCold>;
+  kernel(job, tile, blocks, ahead);
 }
 
 // Up to 16 rows of values [rows][16 V] continued over up to 16 pairs.
@@ -148,8 +173,11 @@ struct Amx : Avx512Epilogue {
   static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) {
     const int64_t blocks = job.depth / kTileDepth, done = blocks * kTileDepth;
     ahead.rate = blocks == 0 ? 0 : (ahead.lines + blocks - 1) / blocks;
-    const auto kernel = job.width == 32 ? base_tiles<2> : job.width == 48 ? base_tiles<3> : base_tiles<4>;
-    kernel(job, tile, blocks, ahead);
+    if (tile.start == job.start) {
+      base_blocks<true>(job, tile, blocks, ahead);
+    } else {
+      base_blocks<false>(job, tile, blocks, ahead);
+    }
     const bf16* x = job.x + tile.start * job.x_stride;
     continue_rows(x + done, job.x_stride, tile.rows, job.panel + done * job.width, (job.depth - done) / 2, job.width,
                   tile.values);

@@ -12,6 +12,9 @@ namespace {
 constexpr int64_t kShrinkRows = 32;   // of one shrink task
 constexpr int64_t kShrinkRanks = 16;  // of one shrink task
 constexpr int64_t kPanelRows = 32;    // fewest rows for which a panel is worth reading twice
+constexpr int64_t kGatedRows = 32;    // whose gates wait for their up
+constexpr int64_t kMaxWidth = 64;     // of a panel
+constexpr int64_t kRunBytes = int64_t{1} << 20;  // of adjacent panels that one task reads
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -19,15 +22,13 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
   throw std::invalid_argument("linear: " + what + " is " + std::to_string(got) + ", not " + std::to_string(wanted));
 }
 
-void check_shapes(int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, const Matrix& y) {
+void check_operands(int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, const Matrix& y) {
   if (x.dtype() != Dtype::bfloat16) throw std::invalid_argument("linear: x must be bfloat16");
-  if (y.dtype() != Dtype::float32) throw std::invalid_argument("linear: y must be float32");
   if (rows < 0 || rows > x.rows() || rows > y.rows()) {
     throw std::invalid_argument("linear: " + std::to_string(rows) + " rows do not fit x with " + std::to_string(x.rows()) +
                                 " and y with " + std::to_string(y.rows()));
   }
   if (x.columns() != weight.depth()) refuse("the width of x", x.columns(), weight.depth());
-  if (y.columns() != weight.columns()) refuse("the width of y", y.columns(), weight.columns());
   if (segments.size() > 0 && segments.rows() != rows) refuse("the rows of the segments", segments.rows(), rows);
 }
 
@@ -133,43 +134,106 @@ LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, 
   return plan;
 }
 
+// What all panels of a product have in common.
+struct Product {
+  Runtime& runtime;
+  int64_t rows;
+  const Matrix& x;
+  const Linear& weight;
+  LoraPlan lora;
+
+  Product(Runtime& on, int64_t of_rows, const Segments& segments, const Matrix& from, const Linear& by, int64_t site)
+      : runtime(on), rows(of_rows), x(from), weight(by), lora(plan_lora(on, segments, from, by, site)) {
+    const auto shrink = runtime.kernels().lora.shrink;
+    runtime.workers().run(lora.job_count, [&](int64_t index) { shrink(lora.jobs[index]); });
+  }
+
+  // Calls work(panel, start, stop) for all rows [start, stop) of `panels` panels. A task takes a run of adjacent panels: only long
+  // sequential reads draw the memory's whole bandwidth. With fewer panels than keep all threads busy, rows are split as well.
+  template <class Work>
+  void run(int64_t panels, const Work& work) const {
+    const int64_t threads = runtime.workers().threads();
+    const int64_t blocks = threads == 1 ? 1 : std::min(ceil_div(4 * threads, panels), ceil_div(rows, kPanelRows));
+    const int64_t block = ceil_div(rows, blocks);
+    const int64_t most = std::max<int64_t>(1, kRunBytes / static_cast<int64_t>(weight.panel_bytes()));
+    const int64_t per_run = std::clamp<int64_t>(panels / (2 * threads), 1, most), runs = ceil_div(panels, per_run);
+    runtime.workers().run(runs * blocks, [&](int64_t task) {
+      const int64_t start = task % blocks * block, first = task / blocks * per_run;
+      for (int64_t panel = first; panel < std::min(panels, first + per_run); ++panel) {
+        work(panel, start, std::min(rows, start + block));
+      }
+    });
+  }
+
+  PanelJob job(int64_t panel, int64_t start, int64_t stop, float* y, int64_t y_stride) const {
+    const Linear::Place place = weight.place(panel);
+    const int64_t first = lora.first[place.part];
+    return {.x = x.bf16s(),
+            .x_stride = x.stride(),
+            .start = start,
+            .stop = stop,
+            .depth = weight.depth(),
+            .panel = weight.panel(panel),
+            .width = weight.width(),
+            .columns = place.columns,
+            .index = place.index,
+            .bias = weight.bias(place),
+            .y = y,
+            .y_stride = y_stride,
+            .accumulate = false,
+            .expansions = lora.expansions + first,
+            .expansion_count = lora.first[place.part + 1] - first,
+            .next_panel = nullptr};
+  }
+};
+
+// One panel of the gate and its panel of up, for rows [start, stop). Their float32 values stay in the first-level cache.
+void gated_panel(const Product& product, int64_t index, int64_t start, int64_t stop, Matrix& y) {
+  const Linear& weight = product.weight;
+  const int64_t width = weight.width(), gates = weight.panels() / 2;
+  const Kernels& kernels = product.runtime.kernels();
+  alignas(64) float gate[kGatedRows * kMaxWidth], up[kGatedRows * kMaxWidth];
+  for (int64_t row = start; row < stop; row += kGatedRows) {
+    const int64_t end = std::min(stop, row + kGatedRows);
+    PanelJob of_gate = product.job(index, row, end, gate - row * width, width);
+    PanelJob of_up = product.job(gates + index, row, end, up - row * width, width);
+    kernels.linear.panel(of_gate);
+    kernels.linear.panel(of_up);
+    for (int64_t r = row; r < end; ++r) {
+      kernels.activation.silu_multiply(gate + (r - row) * width, up + (r - row) * width, of_gate.columns,
+                                       y.bf16s() + r * y.stride() + index * width);
+    }
+  }
+}
+
 }  // namespace
 
 void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
             Matrix& y, bool accumulate) {
-  check_shapes(rows, segments, x, weight, y);
+  check_operands(rows, segments, x, weight, y);
+  if (y.dtype() != Dtype::float32) throw std::invalid_argument("linear: y must be float32");
+  if (y.columns() != weight.columns()) refuse("the width of y", y.columns(), weight.columns());
   if (rows == 0) return;
-  const LoraPlan plan = plan_lora(runtime, segments, x, weight, site);
-  const auto shrink = runtime.kernels().lora.shrink;
-  runtime.workers().run(plan.job_count, [&](int64_t index) { shrink(plan.jobs[index]); });
-
-  // With fewer panels than keep all threads busy, rows are split as well.
-  const int64_t wanted = ceil_div(4 * runtime.workers().threads(), weight.panels());
-  const int64_t blocks = runtime.workers().threads() == 1 ? 1 : std::min(wanted, ceil_div(rows, kPanelRows));
-  const int64_t block_rows = ceil_div(rows, blocks);
+  const Product product(runtime, rows, segments, x, weight, site);
   const auto panel = runtime.kernels().linear.panel;
-  runtime.workers().run(weight.panels() * blocks, [&](int64_t index) {
-    const int64_t start = index % blocks * block_rows;
-    const Linear::Place place = weight.place(index / blocks);
-    const int64_t first = plan.first[place.part];
-    const int64_t next = index / blocks + runtime.workers().threads();  // threads take turns, mostly
-    panel({.x = x.bf16s(),
-           .x_stride = x.stride(),
-           .start = start,
-           .stop = std::min(rows, start + block_rows),
-           .depth = weight.depth(),
-           .panel = weight.panel(index / blocks),
-           .width = weight.width(),
-           .columns = place.columns,
-           .index = place.index,
-           .bias = weight.bias(place),
-           .y = y.floats() + place.column,
-           .y_stride = y.stride(),
-           .accumulate = accumulate,
-           .expansions = plan.expansions + first,
-           .expansion_count = plan.first[place.part + 1] - first,
-           .next_panel = next < weight.panels() ? weight.panel(next) : nullptr});
+  product.run(weight.panels(), [&](int64_t index, int64_t start, int64_t stop) {
+    PanelJob job = product.job(index, start, stop, y.floats() + weight.place(index).column, y.stride());
+    job.accumulate = accumulate;
+    panel(job);
   });
+}
+
+void gated_linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
+                  Matrix& y) {
+  check_operands(rows, segments, x, weight, y);
+  if (y.dtype() != Dtype::bfloat16) throw std::invalid_argument("gated_linear: y must be bfloat16");
+  const std::vector<int64_t>& parts = weight.part_columns();
+  if (parts.size() != 2 || parts[0] != parts[1]) throw std::invalid_argument("gated_linear: the weight must be gate and up");
+  if (y.columns() != parts[0]) refuse("the width of y", y.columns(), parts[0]);
+  if (rows == 0) return;
+  const Product product(runtime, rows, segments, x, weight, site);
+  product.run(weight.panels() / 2,
+              [&](int64_t index, int64_t start, int64_t stop) { gated_panel(product, index, start, stop, y); });
 }
 
 }  // namespace manylora

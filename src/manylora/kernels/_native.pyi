@@ -135,6 +135,12 @@ def linear(runtime: Runtime, rows: int, segments: Segments, x: Matrix, weight: L
     y float32 [rows, columns]. `site` is layer * 4 + {qkv 0, o 1, gate_up 2, down 3}; -1: no adapter takes part.
     """
 
+def gated_linear(runtime: Runtime, rows: int, segments: Segments, x: Matrix, weight: Linear, site: int, y: Matrix) -> None:
+    """
+    y = silu(gate) * up of a weight whose parts are gate and up; y bfloat16 [rows, columns / 2]. The bits of `linear` and
+    then `silu_multiply`.
+    """
+
 class Batch:
     """
     What one step computes. Write the arrays (make the views once), then begin().
