@@ -15,6 +15,7 @@ void int8_columns(const Int8Panel& panel, int64_t width, int64_t column, const u
                   float* tile) {
   __m256i acc[R];
   const __m256i start = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel.starts + column));
+#pragma GCC unroll 6
   for (int r = 0; r < R; ++r) acc[r] = start;
   const int8_t* w = panel.q + 4 * column;
   for (int64_t k = 0; k < panel.depth; k += 4, w += 4 * width) {
@@ -30,6 +31,7 @@ void int8_columns(const Int8Panel& panel, int64_t width, int64_t column, const u
     }
   }
   const __m256 scale = _mm256_load_ps(panel.scales + column);
+#pragma GCC unroll 6
   for (int r = 0; r < R; ++r) {
     const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), _mm256_set1_ps(row_scales[r]));
     _mm256_store_ps(tile + r * width + column, _mm256_mul_ps(value, scale));
