@@ -28,9 +28,7 @@ Logits = NDArray[np.float32]
 class Ours:
     """A packed model that scores whole texts, adapter by adapter, in chunks of CHUNK rows."""
 
-    def __init__(
-        self, folder: Path, scratch: Path, capability: str, quantization: str = "none", positions: int = 512
-    ) -> None:
+    def __init__(self, folder: Path, scratch: Path, capability: str, quantization: str = "none", positions: int = 512) -> None:
         checkpoint = open_checkpoint(folder)
         self._shape, self._scratch = checkpoint.shape, scratch
         self._runtime = kernels.Runtime(2, capability)

@@ -32,7 +32,7 @@ Memory = Annotated[str, typer.Option(metavar="SIZE", help="For KV cache and adap
 Threads = Annotated[int | None, typer.Option(min=1, help="Kernel threads.  [default: the CPUs of this process]")]
 Quantization = Annotated[
     str,
-    typer.Option(metavar="none|int8", help="int8: half the weight memory and faster; logits move slightly. Adapters stay bfloat16."),
+    typer.Option(metavar="none|int8", help="int8: faster, half the memory for weights; logits move a little."),
 ]
 PrefixCache = Annotated[bool, typer.Option(help="Reuse the KV of equal prompt beginnings.")]
 Merge = Annotated[
