@@ -1,6 +1,6 @@
 // The linear layers of a SmolLM2-135M pass, with and without adapters, beside a plain read of the same weights.
 //
-//   bench_linear [threads] [capability] [repetitions]
+//   bench_linear [threads] [capability] [repetitions] [none|int8]
 //
 // Variants are interleaved, repetition by repetition. "best" is the sum over the products of each one's best time, what the
 // machine can do when nobody else uses it; "med" is the median of whole passes, what it did.
@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <memory>
 #include <numeric>
@@ -47,7 +48,7 @@ struct Random {
   }
 };
 
-std::unique_ptr<Linear> make_weight(Runtime& runtime, const Site& site, Random& random) {
+std::unique_ptr<Linear> make_weight(Runtime& runtime, const Site& site, Random& random, Quantization quantization) {
   std::vector<std::vector<bf16>> weights;
   std::vector<WeightPart> parts;
   for (int64_t columns : site.columns) {
@@ -55,7 +56,7 @@ std::unique_ptr<Linear> make_weight(Runtime& runtime, const Site& site, Random& 
     random.fill(weights.back().data(), weights.back().size());
   }
   for (size_t i = 0; i < weights.size(); ++i) parts.push_back({weights[i].data(), site.columns[i], nullptr});
-  return std::make_unique<Linear>(runtime, parts, site.depth);
+  return std::make_unique<Linear>(runtime, parts, site.depth, quantization);
 }
 
 // All seven projections of all layers. Packed bytes need no meaning here, only values.
@@ -156,17 +157,20 @@ int main(int argc, char** argv) {
   if (threads == 1) clock_id = CLOCK_THREAD_CPUTIME_ID;
   Runtime runtime(threads, argc > 2 ? argv[2] : name_of(available_capabilities().back()));
   const int repetitions = argc > 3 ? std::atoi(argv[3]) : 9;
+  const bool int8 = argc > 4 && std::strcmp(argv[4], "int8") == 0;
+  const Quantization quantization = int8 ? Quantization::int8 : Quantization::none;
   Random random;
   std::vector<std::unique_ptr<Linear>> weights;
   double parameters = 0;
+  const double bytes = int8 ? 1 : 2;  // of one
   for (int64_t site = 0; site < kLayers * 4; ++site)
-    weights.push_back(make_weight(runtime, kSites[static_cast<size_t>(site % 4)], random));
-  weights.push_back(make_weight(runtime, kHead, random));
+    weights.push_back(make_weight(runtime, kSites[static_cast<size_t>(site % 4)], random, quantization));
+  weights.push_back(make_weight(runtime, kHead, random, quantization));
   for (const auto& weight : weights) parameters += static_cast<double>(weight->columns() * weight->depth());
   std::vector<std::unique_ptr<Resident>> adapters;
   for (int i = 0; i < 16; ++i) adapters.push_back(std::make_unique<Resident>(weights, 16, random));
   std::printf("%s, %d threads, %.1f MB of weights, %.1f MB per adapter of rank 16\n", name_of(runtime.capability()), threads,
-              parameters * 2e-6, static_cast<double>(adapters[0]->arena.bytes()) * 1e-6);
+              parameters * bytes * 1e-6, static_cast<double>(adapters[0]->arena.bytes()) * 1e-6);
   std::printf("%5s %9s | %8s %8s %7s %8s | %8s %8s %7s | read ms\n", "rows", "adapters", "base min", "med", "GB/s", "GFLOP/s",
               "lora min", "med", "added");
   for (const auto& [rows, count] : {std::pair{1, 1},
@@ -196,7 +200,7 @@ int main(int argc, char** argv) {
       pass.run(mixed, rows, head, lora);
     }
     std::printf("%5d %9d | %8.2f %8.2f %7.1f %8.1f | %8.2f %8.2f %6.1f%% | %.2f\n", rows, count, base.best(), base.median(),
-                work * 2e-6 / base.best(), work * 2e-6 * rows / base.best(), lora.best(), lora.median(),
+                work * bytes * 1e-6 / base.best(), work * 2e-6 * rows / base.best(), lora.best(), lora.median(),
                 (lora.best() / base.best() - 1) * 100, read.best());
     std::fflush(stdout);
   }

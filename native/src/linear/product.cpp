@@ -99,14 +99,18 @@ void add_jobs(LoraPlan& plan, const Matrix& x, const Segment& segment, const Ada
   }
 }
 
-LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site) {
+// Takes the scratch for the plan and for `quantizer`.
+LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
+                   RowQuantizer& quantizer) {
   LoraPlan plan;
-  if (site < 0 || segments.size() == 0) return plan;
-  const LoraSize size = measure(segments, weight, site);
-  if (size.expansions == 0) return plan;
+  const LoraSize size = site < 0 ? LoraSize{} : measure(segments, weight, site);
   const size_t s_bytes = static_cast<size_t>(size.s_elements) * sizeof(bf16);
   const size_t expansion_bytes = static_cast<size_t>(size.expansions) * sizeof(Expansion);
-  std::byte* scratch = runtime.scratch(s_bytes + expansion_bytes + static_cast<size_t>(size.jobs) * sizeof(ShrinkJob));
+  const size_t job_bytes = static_cast<size_t>(size.jobs) * sizeof(ShrinkJob);
+  std::byte* scratch = runtime.scratch(quantizer.bytes() + s_bytes + expansion_bytes + job_bytes);
+  quantizer.place(scratch);
+  if (size.expansions == 0) return plan;
+  scratch += quantizer.bytes();
   auto* s = reinterpret_cast<bf16*>(scratch);
   plan.expansions = reinterpret_cast<Expansion*>(scratch + s_bytes);
   plan.jobs = reinterpret_cast<ShrinkJob*>(scratch + s_bytes + expansion_bytes);
@@ -140,12 +144,23 @@ struct Product {
   int64_t rows;
   const Matrix& x;
   const Linear& weight;
+  const bool int8;
+  RowQuantizer quantizer;
   LoraPlan lora;
 
   Product(Runtime& on, int64_t of_rows, const Segments& segments, const Matrix& from, const Linear& by, int64_t site)
-      : runtime(on), rows(of_rows), x(from), weight(by), lora(plan_lora(on, segments, from, by, site)) {
+      : runtime(on), rows(of_rows), x(from), weight(by), int8(by.quantization() == Quantization::int8),
+        quantizer(int8 ? RowQuantizer(on, of_rows, from) : RowQuantizer()),
+        lora(plan_lora(on, segments, from, by, site, quantizer)) {
     const auto shrink = runtime.kernels().lora.shrink;
-    runtime.workers().run(lora.job_count, [&](int64_t index) { shrink(lora.jobs[index]); });
+    runtime.workers().run(quantizer.tasks() + lora.job_count, [&](int64_t index, int worker) {
+      index < quantizer.tasks() ? quantizer.run(index, worker) : shrink(lora.jobs[index - quantizer.tasks()]);
+    });
+  }
+
+  void (*panel() const)(const PanelJob&) {
+    const LinearKernels& kernels = runtime.kernels().linear;
+    return int8 ? kernels.int8_panel : kernels.panel;
   }
 
   // Calls work(panel, start, stop) for all rows [start, stop) of `panels` panels. A task takes a run of adjacent panels: only long
@@ -155,7 +170,7 @@ struct Product {
     const int64_t threads = runtime.workers().threads();
     const int64_t blocks = threads == 1 ? 1 : std::min(ceil_div(4 * threads, panels), ceil_div(rows, kPanelRows));
     const int64_t block = ceil_div(rows, blocks);
-    const int64_t most = std::max<int64_t>(1, kRunBytes / static_cast<int64_t>(weight.panel_bytes()));
+    const int64_t most = std::max<int64_t>(1, kRunBytes / weight.panel_bytes());
     const int64_t per_run = std::clamp<int64_t>(panels / (2 * threads), 1, most), runs = ceil_div(panels, per_run);
     runtime.workers().run(runs * blocks, [&](int64_t task) {
       const int64_t start = task % blocks * block, first = task / blocks * per_run;
@@ -174,6 +189,8 @@ struct Product {
             .stop = stop,
             .depth = weight.depth(),
             .panel = weight.panel(panel),
+            .panel_bytes = weight.panel_bytes(),
+            .int8 = quantizer.result(),
             .width = weight.width(),
             .columns = place.columns,
             .index = place.index,
@@ -191,16 +208,17 @@ struct Product {
 void gated_panel(const Product& product, int64_t index, int64_t start, int64_t stop, Matrix& y) {
   const Linear& weight = product.weight;
   const int64_t width = weight.width(), gates = weight.panels() / 2;
-  const Kernels& kernels = product.runtime.kernels();
+  const auto panel = product.panel();
+  const auto silu_multiply = product.runtime.kernels().activation.silu_multiply;
   alignas(64) float gate[kGatedRows * kMaxWidth], up[kGatedRows * kMaxWidth];
   for (int64_t row = start; row < stop; row += kGatedRows) {
     const int64_t end = std::min(stop, row + kGatedRows);
     PanelJob of_gate = product.job(index, row, end, gate - row * width, width);
     PanelJob of_up = product.job(gates + index, row, end, up - row * width, width);
-    kernels.linear.panel(of_gate);
-    kernels.linear.panel(of_up);
+    panel(of_gate);
+    panel(of_up);
     for (int64_t r = row; r < end; ++r) {
-      kernels.activation.silu_multiply(gate + (r - row) * width, up + (r - row) * width, of_gate.columns,
+      silu_multiply(gate + (r - row) * width, up + (r - row) * width, of_gate.columns,
                                        y.bf16s() + r * y.stride() + index * width);
     }
   }
@@ -215,7 +233,7 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
   if (y.columns() != weight.columns()) refuse("the width of y", y.columns(), weight.columns());
   if (rows == 0) return;
   const Product product(runtime, rows, segments, x, weight, site);
-  const auto panel = runtime.kernels().linear.panel;
+  const auto panel = product.panel();
   product.run(weight.panels(), [&](int64_t index, int64_t start, int64_t stop) {
     PanelJob job = product.job(index, start, stop, y.floats() + weight.place(index).column, y.stride());
     job.accumulate = accumulate;
