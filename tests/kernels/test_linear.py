@@ -74,11 +74,12 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(capability: str, shape: 
     np.testing.assert_array_equal(kernel.run(order, one_by_one), together[list(order)])
 
 
+@pytest.mark.parametrize("depth", [1057, 1056])
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_long_depths_and_many_rows(capability: str) -> None:
+def test_long_depths_and_many_rows(capability: str, depth: int) -> None:
     """Depth blocks and row blocks, which small sizes never reach, keep the chain: rows have the bits they have alone."""
     spans = ((0, 100, 0), (130, 131, 1), (131, 260, 0))
-    shape = Shape(1057, (96, 33), ((16, 7), (0, 64)), 300 if capability != "scalar" else 140, spans, True, False, True, 5)
+    shape = Shape(depth, (96, 33), ((16, 7), (0, 64)), 300 if capability != "scalar" else 140, spans, True, False, True, 5)
     shape = Shape(**{**shape.__dict__, "spans": tuple((a, min(b, shape.rows), i) for a, b, i in spans)})
     case = draw_case(shape, integers=False)
     together = Kernel(case, capability, 2).run()

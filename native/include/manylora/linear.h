@@ -37,8 +37,8 @@ int panel_width(const std::vector<int64_t>& part_columns);
 // The low-rank term of rows [start, stop) for one part.
 struct Expansion {
   int64_t start, stop;
-  const bf16* s;     // [stop - start, rank] at stride s_stride; odd ranks are followed by a zero
-  int64_t s_stride;  // elements, even
+  const bf16* s;     // [stop - start, rank] at stride s_stride, 64-byte aligned; zeros follow up to a multiple of 32
+  int64_t s_stride;  // elements, a multiple of 32
   int64_t rank;
   const bf16* b;              // the packed pieces of all panels of the part
   const float* column_scale;  // [columns of the part] or null

@@ -9,7 +9,7 @@
 namespace manylora {
 namespace {
 
-constexpr int64_t kShrinkRows = 32;   // of one shrink task
+constexpr int64_t kShrinkRows = 64;   // of one shrink task
 constexpr int64_t kShrinkRanks = 16;  // of one shrink task
 constexpr int64_t kPanelRows = 32;    // fewest rows for which a panel is worth reading twice
 constexpr int64_t kGatedRows = 32;    // whose gates wait for their up
@@ -55,7 +55,8 @@ struct LoraSize {
 
 constexpr int64_t kLine = 32;  // bf16 values in 64 bytes
 
-int64_t s_elements(int64_t rows, int64_t rank) { return ceil_div(rows * even(rank), kLine) * kLine; }
+// Elements of one row of s: whole lines, zero behind the rank, so that tiles may read it in blocks.
+int64_t s_stride(int64_t rank) { return ceil_div(rank, kLine) * kLine; }
 
 LoraSize measure(const Segments& segments, const Linear& weight, int64_t site) {
   LoraSize size;
@@ -71,7 +72,7 @@ LoraSize measure(const Segments& segments, const Linear& weight, int64_t site) {
       check_piece(*adapter, piece->bias, columns * 4, "bias");
       size.expansions += 1;
       size.jobs += ceil_div(stop - start, kShrinkRows) * ceil_div(piece->rank, kShrinkRanks);
-      size.s_elements += s_elements(stop - start, piece->rank);
+      size.s_elements += (stop - start) * s_stride(piece->rank);
     }
   }
   return size;
@@ -79,7 +80,7 @@ LoraSize measure(const Segments& segments, const Linear& weight, int64_t site) {
 
 // Appends the shrink tasks of one segment's part, whose result is `s`.
 void add_jobs(LoraPlan& plan, const Matrix& x, const Segment& segment, const AdapterPart& piece, bf16* s) {
-  const int64_t stride = even(piece.rank), pitch = lora_a_bytes(1, x.columns()) / 2;
+  const int64_t stride = s_stride(piece.rank), pitch = lora_a_bytes(1, x.columns()) / 2;
   const auto* a = reinterpret_cast<const bf16*>(segment.adapter->data() + piece.a);
   for (int64_t row = segment.start; row < segment.stop; row += kShrinkRows) {
     bf16* s_row = s + (row - segment.start) * stride;
@@ -93,9 +94,9 @@ void add_jobs(LoraPlan& plan, const Matrix& x, const Segment& segment, const Ada
                                      x.columns(),
                                      piece.scale,
                                      s_row + rank,
-                                     stride};
+                                     stride,
+                                     rank + kShrinkRanks < piece.rank ? 0 : stride - piece.rank};
     }
-    for (int64_t r = 0; r < rows && stride != piece.rank; ++r) s_row[r * stride + piece.rank] = 0;
   }
 }
 
@@ -125,17 +126,22 @@ LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, 
       plan.expansions[count++] = {segment.start,
                                   segment.stop,
                                   s,
-                                  even(piece->rank),
+                                  s_stride(piece->rank),
                                   piece->rank,
                                   reinterpret_cast<const bf16*>(data + piece->b),
                                   floats(piece->column_scale),
                                   floats(piece->bias)};
       add_jobs(plan, x, segment, *piece, s);
-      s += s_elements(segment.stop - segment.start, piece->rank);
+      s += (segment.stop - segment.start) * s_stride(piece->rank);
     }
     plan.first[part + 1] = count;
   }
   return plan;
+}
+
+void run_shrink(const LoraKernels& kernels, const ShrinkJob& job) {
+  kernels.shrink(job);
+  for (int64_t r = 0; r < job.rows; ++r) std::fill_n(job.s + r * job.s_stride + job.ranks, job.padding, bf16{0});
 }
 
 // What all panels of a product have in common.
@@ -152,9 +158,9 @@ struct Product {
       : runtime(on), rows(of_rows), x(from), weight(by), int8(by.quantization() == Quantization::int8),
         quantizer(int8 ? RowQuantizer(on, of_rows, from) : RowQuantizer()),
         lora(plan_lora(on, segments, from, by, site, quantizer)) {
-    const auto shrink = runtime.kernels().lora.shrink;
+    const LoraKernels& kernels = runtime.kernels().lora;
     runtime.workers().run(quantizer.tasks() + lora.job_count, [&](int64_t index, int worker) {
-      index < quantizer.tasks() ? quantizer.run(index, worker) : shrink(lora.jobs[index - quantizer.tasks()]);
+      index < quantizer.tasks() ? quantizer.run(index, worker) : run_shrink(kernels, lora.jobs[index - quantizer.tasks()]);
     });
   }
 
@@ -219,7 +225,7 @@ void gated_panel(const Product& product, int64_t index, int64_t start, int64_t s
     panel(of_up);
     for (int64_t r = row; r < end; ++r) {
       silu_multiply(gate + (r - row) * width, up + (r - row) * width, of_gate.columns,
-                                       y.bf16s() + r * y.stride() + index * width);
+                    y.bf16s() + r * y.stride() + index * width);
     }
   }
 }

@@ -38,6 +38,7 @@ struct Ahead {
 struct Tile {
   int64_t start, rows;
   float* values;  // [rows, panel width]
+  const Expansion* whole;  // that all its rows share, or null
 };
 
 template <class Isa>
@@ -62,14 +63,23 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
     finish<Isa>(job, tile, done, from, nullptr);
     const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
     const bf16* s = expansion.s + (from - expansion.start) * expansion.s_stride;
-    Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
-                tile.values + (from - tile.start) * job.width);
+    if (!Isa::expands(job, tile)) {
+      Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
+                  tile.values + (from - tile.start) * job.width);
+    }
     finish<Isa>(job, tile, from, to, &expansion);
     done = to;
     if (expansion.stop > stop) break;  // goes on in the next tile
     ++next;
   }
   finish<Isa>(job, tile, done, stop, nullptr);
+}
+
+// The expansion of all rows from `start` to `stop`, or null. `next` as in run_tile.
+static inline const Expansion* sole_expansion(const PanelJob& job, int64_t next, int64_t start, int64_t stop) {
+  if (next == job.expansion_count) return nullptr;
+  const Expansion& expansion = job.expansions[next];
+  return expansion.start <= start && expansion.stop >= stop ? &expansion : nullptr;
 }
 
 static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next) {
@@ -95,7 +105,8 @@ void run_panel(const PanelJob& job) {
   for (int64_t row = job.start; row < job.stop;) {
     const int64_t left = job.stop - row;
     const int64_t tiles = (left + most - 1) / most;
-    const Tile tile{row, (left + tiles - 1) / tiles, values};  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
+    const int64_t rows = (left + tiles - 1) / tiles;  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
+    const Tile tile{row, rows, values, sole_expansion(job, next, row, row + rows)};
     Ahead ahead = look_ahead(job, tile, next);
     Isa::base(job, tile, ahead);
     run_tile<Isa>(job, tile, next);
