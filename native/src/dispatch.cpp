@@ -51,7 +51,7 @@ Kernels kernels_for(Capability capability) {
 #ifdef MANYLORA_X86
     case Capability::avx512bf16: return {quantize_avx512bf16, linear_avx512bf16, lora_avx512bf16, attention_avx512bf16, rotary_avx512bf16,
                                          norm_avx512bf16, activation_avx512bf16, embedding_avx512bf16, sampling_avx512bf16};
-    case Capability::amx: return {quantize_avx512bf16, linear_amx, lora_amx, attention_avx512bf16, rotary_avx512bf16,
+    case Capability::amx: return {quantize_avx512bf16, linear_amx, lora_amx, attention_amx, rotary_avx512bf16,
                                   norm_avx512bf16, activation_avx512bf16, embedding_avx512bf16, sampling_avx512bf16};
     case Capability::avx2: return {quantize_avx2, linear_avx2, lora_avx2, attention_avx2, rotary_avx2,
                                    norm_avx2, activation_avx2, embedding_avx2, sampling_avx2};
