@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from manylora.kernels import Linear, capabilities, oracle, oracle_int8
+from manylora.kernels import Linear, capabilities, oracle_int8
 
 from .linear_cases import Case, Kernel, Shape, bits, draw_case, runtime, shapes
 
@@ -42,7 +42,9 @@ def test_a_product_has_the_bits_of_the_definition(capability: str, threads: int,
 
 
 @each_capability
-@pytest.mark.parametrize(("depth", "columns", "rows"), [(7, 40, 5), (100, 48, 33), (579, 96, 32), (1536, 128, 17), (8192, 64, 40)])
+@pytest.mark.parametrize(
+    ("depth", "columns", "rows"), [(7, 40, 5), (100, 48, 33), (579, 96, 32), (1536, 128, 17), (8192, 64, 40)]
+)
 def test_odd_and_long_depths_have_the_bits_of_the_definition(capability: str, depth: int, columns: int, rows: int) -> None:
     """Depths that end inside a rotated block, and rows of x a page long, are as exact as the rest."""
     case = plain(depth, columns, rows)
