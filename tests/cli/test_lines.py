@@ -58,6 +58,14 @@ def test_without_a_terminal_a_command_writes_only_its_result(model: Path, tmp_pa
     assert (result.returncode, result.stdout, result.stderr) == (0, "", f"wrote {tmp_path / 'out'}\n")
 
 
+def test_an_unknown_quantization_is_one_line() -> None:
+    """It names what there is, before anything is read or listened on."""
+    command = [sys.executable, "-m", "manylora", "serve", "nowhere", "--quantization", "int4"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "manylora: quantization must be none or int8, not int4\n"
+
+
 def info(max_model_len: int, kv_tokens: int) -> EngineInfo:
     shape = ModelShape("llama", 1000, 64, 128, 2, 4, 2, 16, 32768, 1e-5, 1e4)
     return EngineInfo(shape, max_model_len, kv_tokens, "avx2", 3)
