@@ -28,6 +28,14 @@ class Runtime:
     @property
     def capability(self) -> str: ...
 
+    def measure(self) -> None:
+        """Begins to measure what operations take."""
+
+    def take_times(self) -> dict[str, int]:
+        """
+        Nanoseconds since the last call, by part: base, lora, attention, elementwise. All zero before `measure`.
+        """
+
 class Matrix:
     """Activations, rows by columns, of 'float32' or 'bfloat16'."""
 
