@@ -99,9 +99,10 @@ template <int V, bool kCold>
 template <int V>
 struct Ranks {
   alignas(64) bf16 padded[kTileDepth * 16 * V];
+  const PanelJob& job;
   Blocks whole, rest;
 
-  Ranks(const PanelJob& job, const Tile& tile) : whole{}, rest{} {
+  Ranks(const PanelJob& of, const Tile& tile) : job(of), whole{}, rest{} {
     const Expansion& expansion = *tile.whole;
     const bf16* s = expansion.s + (tile.start - expansion.start) * expansion.s_stride;
     const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
@@ -126,6 +127,7 @@ void one_half_tile(const Blocks& base, const Ranks<V>* ranks, float* values, Ahe
   if constexpr (V > 3) _tile_zero(3);
   one_half<V, kCold>(base, ahead);
   if (ranks != nullptr) {
+    const ExpandTimer timer(ranks->job);
     one_half<V, false>(ranks->whole, ahead);
     one_half<V, false>(ranks->rest, ahead);
   }
@@ -147,6 +149,7 @@ void two_halves_tile(const Blocks& base, const Ranks<V>* ranks, int64_t second, 
   if constexpr (V > 2) _tile_zero(5);
   two_halves<V, kCold>(base, second, ahead);
   if (ranks != nullptr) {
+    const ExpandTimer timer(ranks->job);
     two_halves<V, false>(ranks->whole, second, ahead);
     two_halves<V, false>(ranks->rest, second, ahead);
   }
@@ -218,6 +221,8 @@ void continue_tiles(const bf16* s, int64_t stride, int64_t rows, const bf16* b, 
 }
 
 struct Amx : Avx512Epilogue {
+  static constexpr bool kFetchesPanels = false;  // `touch` does
+
   static int64_t tile_rows(int64_t width) { return width == 64 ? kTileRows : 2 * kTileRows; }
   static bool expands(const PanelJob& job, const Tile& tile) { return is_one_sequence(job, tile); }
 
@@ -357,6 +362,8 @@ void int8_tile_amx(const PanelJob& job, const Tile& tile, Ahead& ahead) {
 }
 
 struct Int8Amx : Amx {
+  static constexpr bool kFetchesPanels = true;
+
   static bool expands(const PanelJob&, const Tile&) { return false; }
   static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) { int8_tile_amx(job, tile, ahead); }
 };

@@ -5,6 +5,7 @@
 
 #include "manylora/linear.h"
 #include "manylora/runtime.h"
+#include "manylora/ticks.h"
 
 namespace manylora {
 namespace {
@@ -146,6 +147,7 @@ void run_shrink(const LoraKernels& kernels, const ShrinkJob& job) {
 
 // What all panels of a product have in common.
 struct Product {
+  Lap lap;
   Runtime& runtime;
   int64_t rows;
   const Matrix& x;
@@ -155,38 +157,45 @@ struct Product {
   LoraPlan lora;
 
   Product(Runtime& on, int64_t of_rows, const Segments& segments, const Matrix& from, const Linear& by, int64_t site)
-      : runtime(on), rows(of_rows), x(from), weight(by), int8(by.quantization() == Quantization::int8),
+      : lap(on.times()), runtime(on), rows(of_rows), x(from), weight(by), int8(by.quantization() == Quantization::int8),
         quantizer(int8 ? RowQuantizer(on, of_rows, from) : RowQuantizer()),
         lora(plan_lora(on, segments, from, by, site, quantizer)) {
     const LoraKernels& kernels = runtime.kernels().lora;
     runtime.workers().run(quantizer.tasks() + lora.job_count, [&](int64_t index, int worker) {
       index < quantizer.tasks() ? quantizer.run(index, worker) : run_shrink(kernels, lora.jobs[index - quantizer.tasks()]);
     });
+    lap.charge(adapted() ? Part::lora : Part::base);
   }
+
+  bool adapted() const { return lora.expansions != nullptr; }
 
   void (*panel() const)(const PanelJob&) {
     const LinearKernels& kernels = runtime.kernels().linear;
     return int8 ? kernels.int8_panel : kernels.panel;
   }
 
-  // Calls work(panel, start, stop) for all rows [start, stop) of `panels` panels. A task takes a run of adjacent panels: only long
+  // Calls work(panel, start, stop, expand_ticks) for all rows [start, stop) of `panels` panels. A task takes a run of adjacent panels: only long
   // sequential reads draw the memory's whole bandwidth. With fewer panels than keep all threads busy, rows are split as well.
   template <class Work>
-  void run(int64_t panels, const Work& work) const {
+  void run(int64_t panels, const Work& work) {
     const int64_t threads = runtime.workers().threads();
     const int64_t blocks = threads == 1 ? 1 : std::min(ceil_div(4 * threads, panels), ceil_div(rows, kPanelRows));
     const int64_t block = ceil_div(rows, blocks);
     const int64_t most = std::max<int64_t>(1, kRunBytes / weight.panel_bytes());
     const int64_t per_run = std::clamp<int64_t>(panels / (2 * threads), 1, most), runs = ceil_div(panels, per_run);
-    runtime.workers().run(runs * blocks, [&](int64_t task) {
+    runtime.workers().run(runs * blocks, [&](int64_t task, int worker) {
+      Times::Shared* shared = adapted() ? runtime.times().of_worker(worker) : nullptr;
+      const uint64_t began = shared == nullptr ? 0 : ticks();
       const int64_t start = task % blocks * block, first = task / blocks * per_run;
       for (int64_t panel = first; panel < std::min(panels, first + per_run); ++panel) {
-        work(panel, start, std::min(rows, start + block));
+        work(panel, start, std::min(rows, start + block), shared == nullptr ? nullptr : &shared->expand);
       }
+      if (shared != nullptr) shared->whole += ticks() - began;
     });
+    lap.charge_shared();
   }
 
-  PanelJob job(int64_t panel, int64_t start, int64_t stop, float* y, int64_t y_stride) const {
+  PanelJob job(int64_t panel, int64_t start, int64_t stop, float* y, int64_t y_stride, uint64_t* expand_ticks) const {
     const Linear::Place place = weight.place(panel);
     const int64_t first = lora.first[place.part];
     return {.x = x.bf16s(),
@@ -206,12 +215,13 @@ struct Product {
             .accumulate = false,
             .expansions = lora.expansions + first,
             .expansion_count = lora.first[place.part + 1] - first,
-            .next_panel = nullptr};
+            .next_panel = panel + 1 < weight.panels() ? weight.panel(panel + 1) : nullptr,
+            .expand_ticks = expand_ticks};
   }
 };
 
 // One panel of the gate and its panel of up, for rows [start, stop). Their float32 values stay in the first-level cache.
-void gated_panel(const Product& product, int64_t index, int64_t start, int64_t stop, Matrix& y) {
+void gated_panel(const Product& product, int64_t index, int64_t start, int64_t stop, Matrix& y, uint64_t* expand_ticks) {
   const Linear& weight = product.weight;
   const int64_t width = weight.width(), gates = weight.panels() / 2;
   const auto panel = product.panel();
@@ -219,8 +229,8 @@ void gated_panel(const Product& product, int64_t index, int64_t start, int64_t s
   alignas(64) float gate[kGatedRows * kMaxWidth], up[kGatedRows * kMaxWidth];
   for (int64_t row = start; row < stop; row += kGatedRows) {
     const int64_t end = std::min(stop, row + kGatedRows);
-    PanelJob of_gate = product.job(index, row, end, gate - row * width, width);
-    PanelJob of_up = product.job(gates + index, row, end, up - row * width, width);
+    const PanelJob of_gate = product.job(index, row, end, gate - row * width, width, expand_ticks);
+    const PanelJob of_up = product.job(gates + index, row, end, up - row * width, width, expand_ticks);
     panel(of_gate);
     panel(of_up);
     for (int64_t r = row; r < end; ++r) {
@@ -238,10 +248,10 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
   if (y.dtype() != Dtype::float32) throw std::invalid_argument("linear: y must be float32");
   if (y.columns() != weight.columns()) refuse("the width of y", y.columns(), weight.columns());
   if (rows == 0) return;
-  const Product product(runtime, rows, segments, x, weight, site);
+  Product product(runtime, rows, segments, x, weight, site);
   const auto panel = product.panel();
-  product.run(weight.panels(), [&](int64_t index, int64_t start, int64_t stop) {
-    PanelJob job = product.job(index, start, stop, y.floats() + weight.place(index).column, y.stride());
+  product.run(weight.panels(), [&](int64_t index, int64_t start, int64_t stop, uint64_t* ticks) {
+    PanelJob job = product.job(index, start, stop, y.floats() + weight.place(index).column, y.stride(), ticks);
     job.accumulate = accumulate;
     panel(job);
   });
@@ -255,9 +265,10 @@ void gated_linear(Runtime& runtime, int64_t rows, const Segments& segments, cons
   if (parts.size() != 2 || parts[0] != parts[1]) throw std::invalid_argument("gated_linear: the weight must be gate and up");
   if (y.columns() != parts[0]) refuse("the width of y", y.columns(), parts[0]);
   if (rows == 0) return;
-  const Product product(runtime, rows, segments, x, weight, site);
-  product.run(weight.panels() / 2,
-              [&](int64_t index, int64_t start, int64_t stop) { gated_panel(product, index, start, stop, y); });
+  Product product(runtime, rows, segments, x, weight, site);
+  product.run(weight.panels() / 2, [&](int64_t index, int64_t start, int64_t stop, uint64_t* ticks) {
+    gated_panel(product, index, start, stop, y, ticks);
+  });
 }
 
 }  // namespace manylora

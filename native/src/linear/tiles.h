@@ -6,6 +6,7 @@
 #pragma once
 
 #include "manylora/linear.h"
+#include "manylora/ticks.h"
 
 namespace manylora {
 
@@ -41,6 +42,19 @@ struct Tile {
   const Expansion* whole;  // that all its rows share, or null
 };
 
+// Counts the time of a block as that of low-rank terms, when somebody asks.
+class ExpandTimer {
+ public:
+  explicit ExpandTimer(const PanelJob& job) : ticks_(job.expand_ticks), began_(ticks_ == nullptr ? 0 : ticks()) {}
+  ~ExpandTimer() {
+    if (ticks_ != nullptr) *ticks_ += ticks() - began_;
+  }
+
+ private:
+  uint64_t* ticks_;
+  uint64_t began_;
+};
+
 template <class Isa>
 void finish(const PanelJob& job, const Tile& tile, int64_t start, int64_t stop, const Expansion* expansion) {
   const int64_t column = job.index * job.width;
@@ -64,6 +78,7 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
     const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
     const bf16* s = expansion.s + (from - expansion.start) * expansion.s_stride;
     if (!Isa::expands(job, tile)) {
+      const ExpandTimer timer(job);
       Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
                   tile.values + (from - tile.start) * job.width);
     }
@@ -82,13 +97,13 @@ static inline const Expansion* sole_expansion(const PanelJob& job, int64_t next,
   return expansion.start <= start && expansion.stop >= stop ? &expansion : nullptr;
 }
 
-static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next) {
+static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next, bool fetch_panels) {
   Ahead ahead;
   for (int64_t i = next; i < job.expansion_count && job.expansions[i].start < tile.start + tile.rows; ++i) {
     const int64_t elements = even(job.expansions[i].rank) * job.width;
     ahead.add(job.expansions[i].b + job.index * elements, elements * 2);
   }
-  if (job.next_panel != nullptr) {
+  if (fetch_panels && job.next_panel != nullptr) {
     const int64_t lines = job.panel_bytes / 64, rows = job.stop - job.start;
     const int64_t from = lines * (tile.start - job.start) / rows, to = lines * (tile.start + tile.rows - job.start) / rows;
     ahead.add(job.next_panel + from * 32, (to - from) * 64);
@@ -107,7 +122,7 @@ void run_panel(const PanelJob& job) {
     const int64_t tiles = (left + most - 1) / most;
     const int64_t rows = (left + tiles - 1) / tiles;  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
     const Tile tile{row, rows, values, sole_expansion(job, next, row, row + rows)};
-    Ahead ahead = look_ahead(job, tile, next);
+    Ahead ahead = look_ahead(job, tile, next, Isa::kFetchesPanels);
     Isa::base(job, tile, ahead);
     run_tile<Isa>(job, tile, next);
     row += tile.rows;
