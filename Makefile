@@ -96,6 +96,11 @@ check-all: check test sanitize  ## everything, the slow suites included
 
 # -- measure ----------------------------------------------------------------------------------------------------------------------
 
+bench-kernels: $(VENV)/.created  ## every family of kernels beside the machine's limits (KERNELS=--quick, KERNELS=--help)
+	$(BIN)/cmake -S . -B build/bench -G Ninja -DMANYLORA_BENCH=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null
+	$(BIN)/cmake --build build/bench
+	build/bench/bench_kernels $(KERNELS)
+
 bench-smoke: setup model $(VENV)/.test  ## 32 concurrent requests over 16 adapters: tokens/s, TTFT, TPOT (adapters made on the spot)
 	$(BIN)/python benchmarks/smoke.py $(MODEL)
 
