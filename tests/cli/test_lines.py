@@ -64,9 +64,9 @@ def info(max_model_len: int, kv_tokens: int) -> EngineInfo:
 
 
 def test_a_ready_server_says_what_it_runs_with() -> None:
-    """Instruction set, threads, memory and the context are what an operator would otherwise have to ask for."""
-    line = capacity_line(info(8192, 90000), 2 << 30)
-    for fact in ("avx2", "3 threads", "2GiB", "90000 tokens", "max_model_len 8192", "32768"):
+    """Instruction set, kind of weights, threads, memory and the context are what an operator would otherwise have to ask for."""
+    line = capacity_line(info(8192, 90000), EngineConfig(model=Path("model"), memory_bytes=2 << 30, quantization="int8"))
+    for fact in ("avx2", "int8 weights", "3 threads", "2GiB", "90000 tokens", "max_model_len 8192", "32768"):
         assert fact in line
 
 

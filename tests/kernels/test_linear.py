@@ -44,14 +44,17 @@ def test_avx2_has_the_bits_of_the_specification(shape: Shape) -> None:
     np.testing.assert_array_equal(Kernel(case, "avx2", 2).run(), Kernel(case, "scalar", 1).run())
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @settings(max_examples=60, deadline=None)
 @given(shape=shapes(), data=st.data())
-def test_a_row_has_the_same_bits_alone_and_in_any_batch(capability: str, shape: Shape, data: st.DataObject) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(
+    capability: str, quantization: str, shape: Shape, data: st.DataObject
+) -> None:
     """Batch invariance: tile, position, segment length, neighbours and threads change no bit of a row."""
-    kernel = Kernel(draw_case(shape, integers=False), capability, 1)
+    kernel = Kernel(draw_case(shape, integers=False), capability, 1, quantization)
     together = kernel.run()
-    np.testing.assert_array_equal(Kernel(kernel.case, capability, 2).run(), together)
+    np.testing.assert_array_equal(Kernel(kernel.case, capability, 2, quantization).run(), together)
     owner = {row: index for start, stop, index in shape.spans for row in range(start, stop)}
     for row in {0, shape.rows - 1, data.draw(st.integers(0, shape.rows - 1))}:
         alone = kernel.run([row], [(0, 1, owner[row])] if row in owner else [])

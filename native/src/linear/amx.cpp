@@ -1,6 +1,7 @@
 // AMX: 16 rows x 16 columns x 32 depths in one instruction. What is left of the depth continues the chain by vdpbf16ps.
 #include "../vector/amx.h"
 #include "avx512bf16.h"
+#include "int8.h"
 
 namespace manylora {
 namespace {
@@ -160,14 +161,124 @@ struct Amx : Avx512Epilogue {
   }
 };
 
+// int8: 16 rows x 16 columns x 64 depths in one instruction, exactly. The tiles are used, and shaped, as above.
+constexpr int64_t kInt8TileDepth = 64;
+
+template <int V>
+void int8_one_half(const uint8_t* x, int64_t stride, const Int8Panel& panel, float* values, Ahead& ahead) {
+  constexpr int64_t kPitch = 64 * V;
+  const int8_t* w = panel.q;
+  _tile_loadd(0, panel.starts, 0);  // each row is the same
+  _tile_loadd(1, panel.starts + 16, 0);
+  if constexpr (V > 2) _tile_loadd(2, panel.starts + 32, 0);
+  if constexpr (V > 3) _tile_loadd(3, panel.starts + 48, 0);
+  for (int64_t k = 0; k < panel.depth; k += kInt8TileDepth, w += kInt8TileDepth * 16 * V) {
+    fetch(ahead);
+    _tile_loadd(6, x + k, stride);
+    _tile_loadd(7, w, kPitch);
+    _tile_dpbusd(0, 6, 7);
+    _tile_loadd(7, w + 64, kPitch);
+    _tile_dpbusd(1, 6, 7);
+    if constexpr (V > 2) {
+      _tile_loadd(7, w + 128, kPitch);
+      _tile_dpbusd(2, 6, 7);
+    }
+    if constexpr (V > 3) {
+      _tile_loadd(7, w + 192, kPitch);
+      _tile_dpbusd(3, 6, 7);
+    }
+  }
+  _tile_stored(0, values, kPitch);
+  _tile_stored(1, values + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(2, values + 32, kPitch);
+  if constexpr (V > 3) _tile_stored(3, values + 48, kPitch);
+}
+
+template <int V>
+void int8_two_halves(const uint8_t* x, int64_t second, int64_t stride, const Int8Panel& panel, float* values, Ahead& ahead) {
+  constexpr int64_t kPitch = 64 * V;
+  const uint8_t* y = x + second * stride;
+  const int8_t* w = panel.q;
+  _tile_loadd(0, panel.starts, 0);
+  _tile_loadd(1, panel.starts + 16, 0);
+  if constexpr (V > 2) _tile_loadd(2, panel.starts + 32, 0);
+  _tile_loadd(3, panel.starts, 0);
+  _tile_loadd(4, panel.starts + 16, 0);
+  if constexpr (V > 2) _tile_loadd(5, panel.starts + 32, 0);
+  for (int64_t k = 0; k < panel.depth; k += kInt8TileDepth, w += kInt8TileDepth * 16 * V) {
+    fetch(ahead);
+    _tile_loadd(6, x + k, stride);
+    _tile_loadd(7, w, kPitch);
+    _tile_dpbusd(0, 6, 7);
+    _tile_loadd(6, y + k, stride);
+    _tile_dpbusd(3, 6, 7);
+    _tile_loadd(7, w + 64, kPitch);
+    _tile_dpbusd(4, 6, 7);
+    _tile_loadd(6, x + k, stride);
+    _tile_dpbusd(1, 6, 7);
+    if constexpr (V > 2) {
+      _tile_loadd(7, w + 128, kPitch);
+      _tile_dpbusd(2, 6, 7);
+      _tile_loadd(6, y + k, stride);
+      _tile_dpbusd(5, 6, 7);
+    }
+  }
+  float* below = values + second * 16 * V;
+  _tile_stored(0, values, kPitch);
+  _tile_stored(1, values + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(2, values + 32, kPitch);
+  _tile_stored(3, below, kPitch);
+  _tile_stored(4, below + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(5, below + 32, kPitch);
+}
+
+// The int32 sums of a tile to its values, in place.
+template <int V>
+void scale_sums(const Int8Panel& panel, const float* row_scales, const Tile& tile) {
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    for (int v = 0; v < V; ++v) {
+      float* at = tile.values + (r * V + v) * kLanes;
+      const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(at)), _mm512_set1_ps(row_scales[r]));
+      _mm512_store_ps(at, _mm512_mul_ps(value, _mm512_load_ps(panel.scales + kLanes * v)));
+    }
+  }
+}
+
+template <int V>
+void int8_tiles(const PanelJob& job, const Tile& tile, Ahead& ahead) {
+  const Int8Panel panel(job);
+  const int64_t blocks = panel.depth / kInt8TileDepth;
+  ahead.rate = (ahead.lines + blocks - 1) / blocks;
+  const uint8_t* x = job.int8.q + tile.start * job.int8.stride;
+  if (tile.rows <= kTileRows) {
+    configure(tile.rows, 16);
+    int8_one_half<V>(x, job.int8.stride, panel, tile.values, ahead);
+  } else if constexpr (V < 4) {
+    const int64_t half = (tile.rows + 1) / 2;
+    configure(half, 16);
+    int8_two_halves<V>(x, tile.rows - half, job.int8.stride, panel, tile.values, ahead);
+  }
+  scale_sums<V>(panel, job.int8.scales + tile.start, tile);
+}
+
+void int8_tile_amx(const PanelJob& job, const Tile& tile, Ahead& ahead) {
+  const auto kernel = job.width == 32 ? int8_tiles<2> : job.width == 48 ? int8_tiles<3> : int8_tiles<4>;
+  kernel(job, tile, ahead);
+}
+
+struct Int8Amx : Amx {
+  static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) { int8_tile_amx(job, tile, ahead); }
+};
+
+template <class Isa>
 void panel(const PanelJob& job) {
-  run_panel<Amx>(job);
+  run_panel<Isa>(job);
   _tile_release();  // or every switch of threads would save the tiles
   configured = 0;
 }
 
 }  // namespace
 
-const LinearKernels linear_amx{panel};
+const LinearKernels linear_amx{panel<Amx>, panel<Int8Amx>};
 
 }  // namespace manylora

@@ -1,6 +1,7 @@
 // AVX2 + FMA: bf16 is widened in registers. The same sums in the same order as the specification.
 #include <immintrin.h>
 
+#include "int8_avx2.h"
 #include "manylora/linear.h"
 #include "tiles.h"
 
@@ -93,8 +94,12 @@ struct Avx2 {
   }
 };
 
+struct Int8Avx2 : Avx2 {
+  static void base(const PanelJob& job, const Tile& tile, Ahead&) { int8_tile_avx2(job, tile); }
+};
+
 }  // namespace
 
-const LinearKernels linear_avx2{run_panel<Avx2>};
+const LinearKernels linear_avx2{run_panel<Avx2>, run_panel<Int8Avx2>};
 
 }  // namespace manylora

@@ -98,14 +98,18 @@ void add_jobs(LoraPlan& plan, const Matrix& x, const Segment& segment, const Ada
   }
 }
 
-LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site) {
+// Takes the scratch for the plan and for `quantizer`.
+LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
+                   RowQuantizer& quantizer) {
   LoraPlan plan;
-  if (site < 0 || segments.size() == 0) return plan;
-  const LoraSize size = measure(segments, weight, site);
-  if (size.expansions == 0) return plan;
+  const LoraSize size = site < 0 ? LoraSize{} : measure(segments, weight, site);
   const size_t s_bytes = static_cast<size_t>(size.s_elements) * sizeof(bf16);
   const size_t expansion_bytes = static_cast<size_t>(size.expansions) * sizeof(Expansion);
-  std::byte* scratch = runtime.scratch(s_bytes + expansion_bytes + static_cast<size_t>(size.jobs) * sizeof(ShrinkJob));
+  const size_t job_bytes = static_cast<size_t>(size.jobs) * sizeof(ShrinkJob);
+  std::byte* scratch = runtime.scratch(quantizer.bytes() + s_bytes + expansion_bytes + job_bytes);
+  quantizer.place(scratch);
+  if (size.expansions == 0) return plan;
+  scratch += quantizer.bytes();
   auto* s = reinterpret_cast<bf16*>(scratch);
   plan.expansions = reinterpret_cast<Expansion*>(scratch + s_bytes);
   plan.jobs = reinterpret_cast<ShrinkJob*>(scratch + s_bytes + expansion_bytes);
@@ -139,15 +143,19 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
             Matrix& y, bool accumulate) {
   check_shapes(rows, segments, x, weight, y);
   if (rows == 0) return;
-  const LoraPlan plan = plan_lora(runtime, segments, x, weight, site);
+  const bool int8 = weight.quantization() == Quantization::int8;
+  RowQuantizer quantizer = int8 ? RowQuantizer(runtime, rows, x) : RowQuantizer();
+  const LoraPlan plan = plan_lora(runtime, segments, x, weight, site, quantizer);
   const auto shrink = runtime.kernels().lora.shrink;
-  runtime.workers().run(plan.job_count, [&](int64_t index) { shrink(plan.jobs[index]); });
+  runtime.workers().run(quantizer.tasks() + plan.job_count, [&](int64_t index, int worker) {
+    index < quantizer.tasks() ? quantizer.run(index, worker) : shrink(plan.jobs[index - quantizer.tasks()]);
+  });
 
   // With fewer panels than keep all threads busy, rows are split as well.
   const int64_t wanted = ceil_div(4 * runtime.workers().threads(), weight.panels());
   const int64_t blocks = runtime.workers().threads() == 1 ? 1 : std::min(wanted, ceil_div(rows, kPanelRows));
   const int64_t block_rows = ceil_div(rows, blocks);
-  const auto panel = runtime.kernels().linear.panel;
+  const auto panel = int8 ? runtime.kernels().linear.int8_panel : runtime.kernels().linear.panel;
   runtime.workers().run(weight.panels() * blocks, [&](int64_t index) {
     const int64_t start = index % blocks * block_rows;
     const Linear::Place place = weight.place(index / blocks);
@@ -159,6 +167,8 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
            .stop = std::min(rows, start + block_rows),
            .depth = weight.depth(),
            .panel = weight.panel(index / blocks),
+           .panel_bytes = weight.panel_bytes(),
+           .int8 = quantizer.result(),
            .width = weight.width(),
            .columns = place.columns,
            .index = place.index,

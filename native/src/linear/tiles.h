@@ -26,10 +26,10 @@ struct Ahead {
   int64_t lines = 0;  // in all regions
   int64_t rate = 0;   // lines of one fetch
 
-  void add(const bf16* at, int64_t elements) {
-    if (elements == 0) return;
-    const int64_t of_region = (elements * 2 + 63) / 64;
-    regions[count++] = {reinterpret_cast<const char*>(at), of_region};
+  void add(const void* at, int64_t bytes) {
+    if (bytes == 0) return;
+    const int64_t of_region = (bytes + 63) / 64;
+    regions[count++] = {static_cast<const char*>(at), of_region};
     lines += of_region;
   }
 };
@@ -76,12 +76,12 @@ static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t ne
   Ahead ahead;
   for (int64_t i = next; i < job.expansion_count && job.expansions[i].start < tile.start + tile.rows; ++i) {
     const int64_t elements = even(job.expansions[i].rank) * job.width;
-    ahead.add(job.expansions[i].b + job.index * elements, elements);
+    ahead.add(job.expansions[i].b + job.index * elements, elements * 2);
   }
   if (job.next_panel != nullptr) {
-    const int64_t pairs = (job.depth + 1) / 2, rows = job.stop - job.start;
-    const int64_t from = pairs * (tile.start - job.start) / rows, to = pairs * (tile.start + tile.rows - job.start) / rows;
-    ahead.add(job.next_panel + from * 2 * job.width, (to - from) * 2 * job.width);
+    const int64_t lines = job.panel_bytes / 64, rows = job.stop - job.start;
+    const int64_t from = lines * (tile.start - job.start) / rows, to = lines * (tile.start + tile.rows - job.start) / rows;
+    ahead.add(job.next_panel + from * 32, (to - from) * 64);
   }
   return ahead;
 }
