@@ -1,6 +1,7 @@
 // Timing of kernels beside what the machine allows: passes, their lines in the table, and the probes around them.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -18,25 +19,26 @@ struct Options {
   std::string family;  // empty: all
   std::string json;    // file, or empty
   int threads = static_cast<int>(std::thread::hardware_concurrency());
-  int repetitions = 7;
+  int repetitions = 9;
   bool quick = false;
 };
 
-// The arithmetic that bounds an operation.
-enum class Unit { products, vectors };
+// What computes: products of bf16, products of int8, everything else.
+enum Unit { kProducts, kInt8Products, kVectors, kUnits };
 
-// What the machine gave in one moment: bytes and operations per second of all threads.
+using Operations = std::array<double, kUnits>;  // of each unit
+
+// What the machine gave in one moment, per second, all threads together.
 struct Limits {
-  double bandwidth, products, vectors;
-
-  double of(Unit unit) const { return unit == Unit::products ? products : vectors; }
+  double bandwidth = 0.0;
+  Operations peaks{};
 };
 
 // One line of the table, and the least that a pass must move and compute for it.
 struct Line {
   std::string family, shape, variant;
-  double bytes, operations;
-  Unit unit = Unit::vectors;
+  double bytes = 0.0;
+  Operations operations{};
   bool cached = false;  // the bytes are not in memory but in caches, as they are in a step: the fraction may exceed 1
   int64_t times = 1;    // equal calls in a pass: what is printed is of one
 };

@@ -32,7 +32,8 @@ void bench_load(Bench& bench, const Heads& shape, int64_t sequences, const Part&
   noise.fill(q);
   const double pairs = decode ? tokens : 0.5 * static_cast<double>(part.rows * (2 * part.context - part.rows + 1));
   const std::string what = decode ? "32 x 1 row, context " : "prompt of ";
-  Line line{"attention", shape.name, what + std::to_string(part.context), bytes, 4.0 * pairs * static_cast<double>(columns)};
+  Line line{"attention", shape.name, what + std::to_string(part.context), bytes};
+  line.operations[kVectors] = 4.0 * pairs * static_cast<double>(columns);
   line.cached = !decode;
   line.times = layers;
   bench.measure({{{line}, [&](Stopwatch& stopwatch) {

@@ -51,7 +51,8 @@ Options parse(int argc, char** argv) {
     if (i + 1 == argc) throw std::invalid_argument(found->first + " needs a value");
     found->second(argv[++i]);
   }
-  options.repetitions = repetitions > 0 ? repetitions : options.quick ? 3 : 7;
+  if (options.quick) options.repetitions = 3;
+  if (repetitions > 0) options.repetitions = repetitions;
   return options;
 }
 

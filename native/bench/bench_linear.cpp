@@ -16,11 +16,14 @@ constexpr ModelShape kLarge{"Llama-3.2-1B", 5, 2048, 8192, 32, 8, 64, 0};
 using Residents = std::vector<std::unique_ptr<Resident>>;
 
 struct Model {
-  Model(Runtime& runtime, const ModelShape& shape_)
-      : shape(shape_), sites(sites_of(shape_)), layers(make_layers(runtime, shape_, noise)) {
+  Model(Runtime& runtime, const ModelShape& shape_, Quantization quantization_)
+      : shape(shape_),
+        quantization(quantization_),
+        sites(sites_of(shape)),
+        layers(make_layers(runtime, shape, quantization, noise)) {
     if (shape.vocabulary > 0) {
       sites.push_back(head_of(shape));
-      head = std::make_unique<Linear>(make_linear(runtime, sites.back(), noise));
+      head = std::make_unique<Linear>(make_linear(runtime, sites.back(), quantization, noise));
     }
   }
   // Product `index` of a pass: those of the layers, then the head.
@@ -36,7 +39,10 @@ struct Model {
     return made;
   }
 
+  bool int8() const { return quantization == Quantization::int8; }
+
   ModelShape shape;
+  Quantization quantization;
   std::vector<Site> sites;
   Noise noise;
   std::vector<Linear> layers;
@@ -72,18 +78,18 @@ void run(Runtime& runtime, const Model& model, Activations& at, const Segments& 
 Pass base_pass(Runtime& runtime, const Model& model, Activations& at, const Segments& none) {
   const std::string rows = std::to_string(at.rows) + (at.rows == 1 ? " row" : " rows");
   Pass pass;
-  pass.lines.push_back({"linear", std::string(model.shape.name) + " all", rows, 0, 0, Unit::products});
-  for (const Site& site : model.sites) {
-    pass.lines.push_back({"linear", std::string(model.shape.name) + " " + site.name, rows, 0, 0, Unit::products});
-  }
+  const std::string family = model.int8() ? "linear int8" : "linear", name = std::string(model.shape.name) + " ";
+  pass.lines.push_back({family, name + "all", rows});
+  for (const Site& site : model.sites) pass.lines.push_back({family, name + site.name, rows});
   for (size_t product = 0; product < at.products; ++product) {
     const Linear& weight = model.product(product);
     for (Line* line : {&pass.lines[0], &pass.lines[model.site_of(product) + 1]}) {
       line->bytes += static_cast<double>(weight.bytes());
-      line->operations += 2.0 * static_cast<double>(at.rows * weight.columns() * weight.depth());
+      line->operations[model.int8() ? kInt8Products : kProducts] +=
+          2.0 * static_cast<double>(at.rows * weight.columns() * weight.depth());
     }
   }
-  if (pass.lines.back().operations == 0) pass.lines.pop_back();
+  if (pass.lines.back().bytes == 0.0) pass.lines.pop_back();
   pass.run = [&](Stopwatch& stopwatch) { run(runtime, model, at, none, true, stopwatch); };
   return pass;
 }
@@ -95,14 +101,15 @@ Pass lora_pass(Runtime& runtime, const Model& model, Activations& at, const Resi
   auto segments = std::make_shared<Segments>(count);
   segments->reset(at.rows);
   Line line = base;
-  line.family = "lora";
+  line.family = model.int8() ? "lora int8" : "lora";
   line.variant += ", " + std::to_string(count) + (count == 1 ? " adapter " : " adapters ") + ranks;
   for (int64_t i = 0; i < count; ++i) {
     const Resident& resident = *adapters[static_cast<size_t>(i)];
     const int64_t start = i * at.rows / count, stop = (i + 1) * at.rows / count;
     segments->add(start, stop, resident.adapter);
     line.bytes += static_cast<double>(resident.arena.bytes());
-    line.operations += static_cast<double>((stop - start) * static_cast<int64_t>(resident.arena.bytes()));  // 2 for 2 bytes
+    line.operations[kProducts] +=
+        static_cast<double>((stop - start) * static_cast<int64_t>(resident.arena.bytes()));  // 2 for 2 bytes
   }
   const auto work = [&runtime, &model, &at, segments](Stopwatch& stopwatch) {
     run(runtime, model, at, *segments, false, stopwatch);
@@ -110,8 +117,8 @@ Pass lora_pass(Runtime& runtime, const Model& model, Activations& at, const Resi
   return {{line}, work, true};
 }
 
-void bench_model(Bench& bench, const ModelShape& shape, const std::vector<int64_t>& row_counts) {
-  Model model(bench.runtime(), shape);
+void bench_model(Bench& bench, const ModelShape& shape, Quantization quantization, const std::vector<int64_t>& row_counts) {
+  Model model(bench.runtime(), shape, quantization);
   const Residents one = model.adapters(1, {16}), sixteen = model.adapters(16, {16}), mixed = model.adapters(16, {8, 16, 64});
   const Segments none(0);
   for (int64_t rows : row_counts) {
@@ -130,9 +137,12 @@ void bench_model(Bench& bench, const ModelShape& shape, const std::vector<int64_
 }  // namespace
 
 void bench_linear(Bench& bench) {
-  const std::vector<int64_t> few{1, 32, 512}, all{1, 2, 4, 8, 16, 32, 64, 128, 512};
-  bench_model(bench, kSmall, bench.quick() ? few : all);
-  bench_model(bench, kLarge, bench.quick() ? std::vector<int64_t>{1, 32} : all);
+  const std::vector<int64_t> few{1, 32}, all{1, 2, 4, 8, 16, 32, 64, 128, 512};
+  for (const ModelShape& shape : {kSmall, kLarge}) {
+    for (const Quantization quantization : {Quantization::none, Quantization::int8}) {
+      bench_model(bench, shape, quantization, bench.quick() ? few : all);
+    }
+  }
 }
 
 }  // namespace manylora::bench

@@ -18,7 +18,8 @@ constexpr int64_t kCalls = 50;  // in a lap: some take but a microsecond
 template <class Call>
 void bench_calls(Bench& bench, const char* family, const std::string& shape, int64_t rows, double elements, double bytes,
                  double operations, const Call& call) {
-  Line line{family, shape, std::to_string(rows) + (rows == 1 ? " row" : " rows"), elements * bytes, elements * operations};
+  Line line{family, shape, std::to_string(rows) + (rows == 1 ? " row" : " rows"), elements * bytes};
+  line.operations[kVectors] = elements * operations;
   line.cached = true;
   line.times = kCalls;
   bench.measure({{{line}, [&](Stopwatch& stopwatch) {

@@ -37,7 +37,7 @@ void bench_sampling(Bench& bench) {
   const double count = static_cast<double>(kRows * kVocabulary);
   std::vector<Pass> passes;
   const auto add = [&](const char* name, double operations, const std::function<void()>& call) {
-    const Line line{"sampling", "32 rows of 49152", name, count * 4, count * operations, Unit::vectors, true, kCalls};
+    const Line line{"sampling", "32 rows of 49152", name, count * 4, {0.0, 0.0, count * operations}, true, kCalls};
     passes.push_back({{line}, [call](Stopwatch& stopwatch) {
                         for (int64_t i = 0; i < kCalls; ++i) call(), stopwatch.lap();
                       }});

@@ -1,11 +1,12 @@
 // One fixed step of a small Llama-like model, for counting its instructions (make instructions), not for timing it.
 //
-//   step compiler                      prints which compiler built it
-//   step CAPABILITY alone|base|mixed   runs that step once, on one thread
+//   step compiler                           prints which compiler built it
+//   step CAPABILITY alone|base|mixed|int8   runs that step once, on one thread
 //
 //   alone   one sequence decodes one token
 //   base    twelve decode, two prefill a chunk, one of them across a partition of attention
 //   mixed   the same with adapters of four ranks
+//   int8    as base, with int8 weights
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -41,8 +42,10 @@ std::vector<Part> parts_of(const std::string& name) {
 }
 
 struct Model {
-  explicit Model(Runtime& runtime_)
-      : runtime(runtime_), layers(make_layers(runtime, kShape, noise)), head(make_linear(runtime, head_of(kShape), noise)) {
+  Model(Runtime& runtime_, Quantization quantization)
+      : runtime(runtime_),
+        layers(make_layers(runtime, kShape, quantization, noise)),
+        head(make_linear(runtime, head_of(kShape), quantization, noise)) {
     noise.fill(embedding);
     noise.fill(cosine);
     noise.fill(sine);
@@ -132,12 +135,12 @@ int main(int argc, char** argv) try {
     return 0;
   }
   const std::string name = argc == 3 ? argv[2] : "";
-  if (name != "alone" && name != "base" && name != "mixed") {
-    std::fprintf(stderr, "usage: step compiler | step CAPABILITY alone|base|mixed\n");
+  if (name != "alone" && name != "base" && name != "mixed" && name != "int8") {
+    std::fprintf(stderr, "usage: step compiler | step CAPABILITY alone|base|mixed|int8\n");
     return 2;
   }
   Runtime runtime(1, argv[1]);
-  Model model(runtime);
+  Model model(runtime, name == "int8" ? Quantization::int8 : Quantization::none);
   Buffers buffers;
   const Step step(parts_of(name));
   const Memory arena(static_cast<size_t>(step.blocks * kv_block_bytes(kShape.layers, kShape.kv_heads, kShape.head_dim)));

@@ -64,7 +64,7 @@ class Noise {
   uint64_t state_ = 1;
 };
 
-inline Linear make_linear(Runtime& runtime, const Site& site, Noise& noise) {
+inline Linear make_linear(Runtime& runtime, const Site& site, Quantization quantization, Noise& noise) {
   std::vector<bf16> values(static_cast<size_t>(site.all_columns() * site.depth));
   noise.fill(values.data(), static_cast<int64_t>(values.size()), 0.05f);
   std::vector<WeightPart> parts;
@@ -73,14 +73,14 @@ inline Linear make_linear(Runtime& runtime, const Site& site, Noise& noise) {
     parts.push_back({weight, columns, nullptr});
     weight += columns * site.depth;
   }
-  return Linear(runtime, parts, site.depth);
+  return Linear(runtime, parts, site.depth, quantization);
 }
 
 // The weights of all layers, kSites each.
-inline std::vector<Linear> make_layers(Runtime& runtime, const ModelShape& shape, Noise& noise) {
+inline std::vector<Linear> make_layers(Runtime& runtime, const ModelShape& shape, Quantization quantization, Noise& noise) {
   std::vector<Linear> weights;
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
-    for (const Site& site : sites_of(shape)) weights.push_back(make_linear(runtime, site, noise));
+    for (const Site& site : sites_of(shape)) weights.push_back(make_linear(runtime, site, quantization, noise));
   }
   return weights;
 }
