@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.cases import Case
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.engine import Engine, Running, warm_up
-from benchmarks.limits import limit_of, probe
-from benchmarks.loads import MeasurementFailed, asks, measure
-from benchmarks.memory import peak_memory
+from benchmarks.limits import best_of, limit_of, probe_for, shape_of
+from benchmarks.loads import MeasurementFailed, Sample, asks, measure
+from benchmarks.memory import memory_of, weight_bytes
 from benchmarks.ours import Ours
 from benchmarks.results import Memory, Results
-from manylora.engine.checkpoint.base import expected_tensors
-from manylora.engine.checkpoint.open import open_checkpoint
 from manylora.loadgen.server_process import ServerDidNotStart
 
 
@@ -63,15 +59,17 @@ class Campaign:
         log.parent.mkdir(parents=True, exist_ok=True)
         done: list[Case] = []
         try:
-            with self.console.status(f"starting and warming up {engine.name}") as status, ExitStack() as stack:
-                running = stack.enter_context(engine.running(cases, self.checkpoints, log))
-                if isinstance(engine, Ours):
-                    stack.enter_context(self._memory_watched(cases[0], running.pid))
+            with (
+                self.console.status(f"starting and warming up {engine.name}") as status,
+                engine.running(cases, self.checkpoints, log) as running,
+            ):
                 warm_up(running.answer, cases, self.checkpoints)
                 for case in cases:
                     status.update(f"{engine.name}: {case.name}")
                     done.append(case)
                     self._measure(engine, running, case, turn)
+                    if isinstance(engine, Ours):
+                        self._note_memory(case, running.pid)
         except (MeasurementFailed, ServerDidNotStart, RuntimeError, subprocess.SubprocessError) as error:
             for case in [case for case in cases if case not in done]:
                 self._refuse(engine, case, str(error).splitlines()[-1])
@@ -81,17 +79,17 @@ class Campaign:
         vocabulary = self.checkpoints.vocabulary(case.model)
         for repeat in range(engine.repeats):
             requests = asks(case, vocabulary, 1 + turn * engine.repeats + repeat, self.count(case))
-            probes = probe(case) if isinstance(engine, Ours) else None
+            before = probe_for(case) if isinstance(engine, Ours) else None
             try:
                 sample = measure(running.answer, requests, case.concurrency)
             except MeasurementFailed as error:
                 self._refuse(engine, case, str(error))
                 return
             row.samples.append(sample)
-            limit = limit_of(case, probes)
-            row.limits += [limit] if limit else []
-            times = f"first token {sample.ttft * 1e3:.0f} ms, then {sample.tpot * 1e3:.1f} ms each"
-            self.console.print(f"  {case.name}: {sample.throughput:.1f} tokens/s, {times}", soft_wrap=True)
+            if before is not None:
+                limit = limit_of(case, shape_of(self.checkpoints.base(case.model)), best_of(before, probe_for(case)))
+                row.limits += [limit] if limit else []
+            self.console.print(f"  {case.name}: {described(sample)}", soft_wrap=True)
             self.save()
 
     def _refuse(self, engine: Engine, case: Case, reason: str) -> None:
@@ -99,31 +97,17 @@ class Campaign:
         self.console.print(f"  [yellow]{engine.name} on {case.name}: {reason}[/]", soft_wrap=True)
         self.save()
 
-    @contextmanager
-    def _memory_watched(self, case: Case, pid: int) -> Iterator[None]:
-        """Keeps the most that our server, started for `case`, ever held."""
-        with peak_memory(pid) as samples:
-            yield
-        name = ", ".join(
-            map(str, filter(None, (case.model, case.quantization, case.isa, "" if case.prefix_cache else "no prefix cache")))
-        )
-        weights = weight_bytes(self.checkpoints.base(case.model), case.quantization)
+    def _note_memory(self, case: Case, pid: int) -> None:
+        """Keeps the most that our server, started as for `case`, was ever seen to hold. Not looked at while time is taken."""
+        parts = (case.model, case.quantization, case.isa, "" if case.prefix_cache else "no prefix cache")
+        name = ", ".join(filter(None, parts))
         before = self.results.memory.get(name)
-        peak = max([*samples, before.peak if before else 0])
+        peak = max(memory_of(pid), before.peak if before else 0)
+        weights = weight_bytes(self.checkpoints.base(case.model), case.quantization)
         self.results.memory[name] = Memory(name, peak, Ours.budget(case.model), weights)
 
 
-def weight_bytes(folder: Path, quantization: str) -> int:
-    """Bytes of a model's parameters as products read them, the embedding table with them: two each, or one in int8."""
-    shape = open_checkpoint(folder).shape
-    sizes = {name: _elements(dims) for name, dims in expected_tensors(shape).items()}
-    table = sizes.pop("model.embed_tokens.weight")
-    head = table if shape.tied_embeddings else 0
-    return 2 * table + (sum(sizes.values()) + head) * (1 if quantization == "int8" else 2)
-
-
-def _elements(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+def described(sample: Sample) -> str:
+    """A measurement in words."""
+    ttft, tpot = (f"{value * 1e3:.1f} ms" if value is not None else "unknown" for value in (sample.ttft, sample.tpot))
+    return f"{sample.throughput:.1f} tokens/s, first token {ttft}, then {tpot} each"

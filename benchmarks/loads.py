@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,11 +39,11 @@ Answering = Callable[[Sequence[Ask], int], list[LoadResult]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement: output tokens per second over all requests, and medians over requests in seconds."""
+    """One measurement: output tokens per second over all requests, and medians over requests in seconds, if they are known."""
 
     throughput: float
-    ttft: float
-    tpot: float
+    ttft: float | None
+    tpot: float | None
 
 
 def asks(case: Case, vocabulary: int, seed: int, count: int) -> list[Ask]:
@@ -96,10 +95,13 @@ def sample_of(results: Sequence[LoadResult], requests: Sequence[Ask]) -> Sample:
     tokens = sum(result.output_tokens for result in results)
     timed = [result for result in results if result.arrivals]  # tokens without any text cannot be timed
     if not timed:
-        return Sample(tokens / seconds, math.nan, math.nan)
+        return Sample(tokens / seconds, None, None)
     return Sample(tokens / seconds, median(result.ttft for result in timed), median(result.tpot for result in timed))
 
 
 def middle(samples: Sequence[Sample]) -> Sample:
-    """The median of each figure."""
-    return Sample(*(median(getattr(sample, name) for sample in samples) for name in ("throughput", "ttft", "tpot")))
+    """The median of each figure over the samples that have it."""
+    ttfts = [sample.ttft for sample in samples if sample.ttft is not None]
+    tpots = [sample.tpot for sample in samples if sample.tpot is not None]
+    throughput = median(sample.throughput for sample in samples)
+    return Sample(throughput, median(ttfts) if ttfts else None, median(tpots) if tpots else None)

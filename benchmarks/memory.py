@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterator
+import math
+from pathlib import Path
 
 import psutil
 
-PERIOD_SECONDS = 1.0
+from benchmarks.limits import shape_of
+from manylora.engine.checkpoint.base import expected_tensors
 
 
 def memory_of(pid: int) -> int:
@@ -22,20 +23,10 @@ def memory_of(pid: int) -> int:
     return total
 
 
-@contextlib.contextmanager
-def peak_memory(pid: int) -> Iterator[list[int]]:
-    """A list of samples that grows while the block lasts."""
-    samples = [memory_of(pid)]
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(PERIOD_SECONDS):
-            samples.append(memory_of(pid))
-
-    thread = threading.Thread(target=watch, name="memory")
-    thread.start()
-    try:
-        yield samples
-    finally:
-        done.set()
-        thread.join()
+def weight_bytes(folder: Path, quantization: str) -> int:
+    """Bytes of a model's packed products, and of its embedding table beside them: two an element, or one in int8."""
+    shape = shape_of(folder)
+    sizes = {name: math.prod(dims) for name, dims in expected_tensors(shape).items()}
+    table = sizes.pop("model.embed_tokens.weight")
+    products = sum(sizes.values()) + (table if shape.tied_embeddings else 0)
+    return 2 * table + products * (1 if quantization == "int8" else 2)

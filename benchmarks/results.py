@@ -61,7 +61,8 @@ class Results:
         """The median of what an engine did; None if it was not measured. "limit" stands for the floor."""
         row = self.rows.get((case, self.ours if engine == "limit" else engine))
         samples = [] if row is None else row.limits if engine == "limit" else row.samples
-        return float(getattr(middle(samples), figure)) if samples else None
+        value: float | None = getattr(middle(samples), figure) if samples else None
+        return value
 
     @property
     def ours(self) -> str:

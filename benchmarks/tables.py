@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from benchmarks.cases import Case
@@ -32,7 +31,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def number(value: float | None) -> str:
     """Three digits that count."""
-    if value is None or math.isnan(value):
+    if value is None:
         return "—"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
