@@ -55,6 +55,7 @@ struct PanelJob {
   const Expansion* expansions;  // of the part, ascending and disjoint
   int64_t expansion_count;
   const bf16* next_panel;  // that this thread will probably read next, or null: worth fetching meanwhile
+  uint64_t* expand_ticks;   // of the expansions, to be added to; null: nobody asks
 };
 
 struct LinearKernels {

@@ -165,6 +165,7 @@ class Attend {
 }  // namespace
 
 void attention(Runtime& runtime, const Batch& batch, const Matrix& q, const KvCache& kv, int64_t layer, Matrix& out) {
+  const Timed timed(runtime.times(), Part::attention);
   kv.check_use(batch, layer);
   const int64_t heads = q.columns() / kv.head_dim();
   if (q.columns() % kv.head_dim() != 0 || heads % kv.kv_heads() != 0 || heads / kv.kv_heads() > kMaxGroupHeads) {

@@ -5,6 +5,7 @@
 
 #include "manylora/linear.h"
 #include "manylora/runtime.h"
+#include "manylora/ticks.h"
 
 namespace manylora {
 namespace {
@@ -139,20 +140,25 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
             Matrix& y, bool accumulate) {
   check_shapes(rows, segments, x, weight, y);
   if (rows == 0) return;
+  Lap lap(runtime.times());
   const LoraPlan plan = plan_lora(runtime, segments, x, weight, site);
   const auto shrink = runtime.kernels().lora.shrink;
   runtime.workers().run(plan.job_count, [&](int64_t index) { shrink(plan.jobs[index]); });
+  const bool adapted = plan.expansions != nullptr;
+  lap.charge(adapted ? Part::lora : Part::base);
 
   // With fewer panels than keep all threads busy, rows are split as well.
   const int64_t wanted = ceil_div(4 * runtime.workers().threads(), weight.panels());
   const int64_t blocks = runtime.workers().threads() == 1 ? 1 : std::min(wanted, ceil_div(rows, kPanelRows));
   const int64_t block_rows = ceil_div(rows, blocks);
   const auto panel = runtime.kernels().linear.panel;
-  runtime.workers().run(weight.panels() * blocks, [&](int64_t index) {
+  runtime.workers().run(weight.panels() * blocks, [&](int64_t index, int worker) {
     const int64_t start = index % blocks * block_rows;
     const Linear::Place place = weight.place(index / blocks);
     const int64_t first = plan.first[place.part];
     const int64_t next = index / blocks + runtime.workers().threads();  // threads take turns, mostly
+    Times::Shared* shared = adapted ? runtime.times().of_worker(worker) : nullptr;
+    const uint64_t began = shared == nullptr ? 0 : ticks();
     panel({.x = x.bf16s(),
            .x_stride = x.stride(),
            .start = start,
@@ -168,8 +174,11 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
            .accumulate = accumulate,
            .expansions = plan.expansions + first,
            .expansion_count = plan.first[place.part + 1] - first,
-           .next_panel = next < weight.panels() ? weight.panel(next) : nullptr});
+           .next_panel = next < weight.panels() ? weight.panel(next) : nullptr,
+           .expand_ticks = shared == nullptr ? nullptr : &shared->expand});
+    if (shared != nullptr) shared->whole += ticks() - began;
   });
+  lap.charge_shared();
 }
 
 }  // namespace manylora

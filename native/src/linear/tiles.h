@@ -6,6 +6,7 @@
 #pragma once
 
 #include "manylora/linear.h"
+#include "manylora/ticks.h"
 
 namespace manylora {
 
@@ -62,8 +63,10 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
     finish<Isa>(job, tile, done, from, nullptr);
     const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
     const bf16* s = expansion.s + (from - expansion.start) * expansion.s_stride;
+    const uint64_t began = job.expand_ticks == nullptr ? 0 : ticks();
     Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
                 tile.values + (from - tile.start) * job.width);
+    if (job.expand_ticks != nullptr) *job.expand_ticks += ticks() - began;
     finish<Isa>(job, tile, from, to, &expansion);
     done = to;
     if (expansion.stop > stop) break;  // goes on in the next tile

@@ -36,6 +36,7 @@ def serve(
     allow_runtime_adapters: options.AllowRuntimeAdapters = default_of(ServerConfig, "allow_runtime_adapters"),
     adapter_root: options.AdapterRoots = [],  # noqa: B006
     max_body: options.MaxBody = show_bytes(default_of(ServerConfig, "max_body_bytes")),
+    step_log: options.StepLog = default_of(EngineConfig, "step_log"),
     access_log: options.AccessLog = default_of(ServerConfig, "access_log"),
     log_level: options.LogLevel = default_of(ServerConfig, "log_level"),
     log_json: options.LogJson = default_of(ServerConfig, "log_json"),
@@ -57,6 +58,7 @@ def serve(
         max_num_batched_tokens=max_num_batched_tokens,
         max_waiting=max_waiting,
         prefix_cache=prefix_cache,
+        step_log=step_log,
     )
     server = ServerConfig(
         host=host,

@@ -28,6 +28,14 @@ class Runtime:
     @property
     def capability(self) -> str: ...
 
+    def measure(self) -> None:
+        """Begins to measure what operations take."""
+
+    def take_times(self) -> dict[str, int]:
+        """
+        Nanoseconds since the last call, by part: base, lora, attention, elementwise. All zero before `measure`.
+        """
+
 class Matrix:
     """Activations, rows by columns, of 'float32' or 'bfloat16'."""
 
@@ -271,4 +279,19 @@ def logprobs(runtime: Runtime, rows: int, logits: Matrix, sampler: Sampler) -> N
 def sample(runtime: Runtime, rows: int, logits: Matrix, sampler: Sampler) -> None:
     """
     One token per row: temperature, then min_p, top_k, top_p, then `uniform` in the cumulative distribution by token id.
+    """
+
+def probe_read(runtime: Runtime, arena: Arena) -> float:
+    """
+    Bytes per second of one sequential read of the arena, which must have been written, by all threads.
+    """
+
+def probe_bf16_products(runtime: Runtime) -> float:
+    """
+    Operations per second of bfloat16 products in registers, all threads (float32 where there are none).
+    """
+
+def probe_int8_products(runtime: Runtime) -> float:
+    """
+    Operations per second of int8 products in registers, all threads (wider integers where there are none).
     """
