@@ -15,7 +15,7 @@ from benchmarks.limits import best_of, limit_of, probe_for, shape_of
 from benchmarks.loads import MeasurementFailed, Sample, asks, measure
 from benchmarks.memory import memory_of, weight_bytes
 from benchmarks.ours import Ours
-from benchmarks.results import Memory, Results
+from benchmarks.results import Memory, Probes, Results
 from manylora.loadgen.server_process import ServerDidNotStart
 
 
@@ -69,7 +69,7 @@ class Campaign:
                     done.append(case)
                     self._measure(engine, running, case, turn)
                     if isinstance(engine, Ours):
-                        self._note_memory(case, running.pid)
+                        self._note_memory(engine, case, running.pid)
         except (MeasurementFailed, ServerDidNotStart, RuntimeError, subprocess.SubprocessError) as error:
             for case in [case for case in cases if case not in done]:
                 self._refuse(engine, case, str(error).splitlines()[-1])
@@ -87,7 +87,9 @@ class Campaign:
                 return
             row.samples.append(sample)
             if before is not None:
-                limit = limit_of(case, shape_of(self.checkpoints.base(case.model)), best_of(before, probe_for(case)))
+                machine = best_of(before, probe_for(case))
+                row.probes.append(Probes(machine.bandwidth.best, machine.bf16_peak.best, machine.int8_peak.best))
+                limit = limit_of(case, shape_of(self.checkpoints.base(case.model)), machine)
                 row.limits += [limit] if limit else []
             self.console.print(f"  {case.name}: {described(sample)}", soft_wrap=True)
             self.save()
@@ -97,14 +99,14 @@ class Campaign:
         self.console.print(f"  [yellow]{engine.name} on {case.name}: {reason}[/]", soft_wrap=True)
         self.save()
 
-    def _note_memory(self, case: Case, pid: int) -> None:
+    def _note_memory(self, ours: Ours, case: Case, pid: int) -> None:
         """Keeps the most that our server, started as for `case`, was ever seen to hold. Not looked at while time is taken."""
         parts = (case.model, case.quantization, case.isa, "" if case.prefix_cache else "no prefix cache")
         name = ", ".join(filter(None, parts))
         before = self.results.memory.get(name)
         peak = max(memory_of(pid), before.peak if before else 0)
         weights = weight_bytes(self.checkpoints.base(case.model), case.quantization)
-        self.results.memory[name] = Memory(name, peak, Ours.budget(case.model), weights)
+        self.results.memory[name] = Memory(name, peak, ours.budget(case.model), weights)
 
 
 def described(sample: Sample) -> str:

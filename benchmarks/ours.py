@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -27,13 +27,13 @@ class Ours:
     name = "manylora"
     repeats = 3
 
-    def __init__(self) -> None:
+    def __init__(self, memory_gib: Mapping[str, int] = MEMORY_GIB) -> None:
         self.version = manylora.__version__
+        self._memory_gib = memory_gib
 
-    @staticmethod
-    def budget(model: str) -> int:
+    def budget(self, model: str) -> int:
         """Bytes of `--memory`."""
-        return MEMORY_GIB[model] << 30
+        return self._memory_gib[model] << 30
 
     @cached_property
     def _options(self) -> str:
@@ -53,7 +53,7 @@ class Ours:
         model, quantization, prefix_cache, isa = self.start(cases[0])
         port = free_port()
         command = [sys.executable, "-m", "manylora", "serve", str(checkpoints.base(model)), "--port", str(port)]
-        command += ["--served-model-name", "base", "--memory", f"{MEMORY_GIB[model]}GiB"]
+        command += ["--served-model-name", "base", "--memory", f"{self._memory_gib[model]}GiB"]
         command += ["--quantization", quantization] * (quantization != "bf16") + ["--no-prefix-cache"] * (not prefix_cache)
         for name, folder in checkpoints.adapters(model, list(cases)).items():
             command += ["--adapter", f"{name}={folder}"]

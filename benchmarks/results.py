@@ -16,14 +16,24 @@ RESULTS = Path(__file__).resolve().parent / "results"
 Figure = Literal["throughput", "ttft", "tpot"]
 
 
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What the machine gave around a measurement: bytes read, and operations of products, per second."""
+
+    bandwidth: float
+    bf16_peak: float
+    int8_peak: float
+
+
 @dataclass(slots=True)
 class Row:
-    """One engine on one case. Without samples `reason` says why; `limits` are the floors computed beside the samples."""
+    """One engine on one case. Without samples `reason` says why; `limits` follow from the `probes` beside the samples."""
 
     case: Case
     engine: str
     samples: list[Sample] = field(default_factory=list)
     limits: list[Sample] = field(default_factory=list)
+    probes: list[Probes] = field(default_factory=list)
     reason: str = ""
 
 
@@ -86,6 +96,7 @@ def read_results(path: Path) -> Results:
     for item in stored["rows"]:
         row = results.row(Case(**{**item["case"], "ranks": tuple(item["case"]["ranks"])}), item["engine"])
         row.samples, row.limits = ([Sample(**sample) for sample in item[kind]] for kind in ("samples", "limits"))
+        row.probes = [Probes(**probes) for probes in item["probes"]]
         row.reason = item["reason"]
     results.memory = {item["started_for"]: Memory(**item) for item in stored["memory"]}
     return results

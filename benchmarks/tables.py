@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from benchmarks.cases import Case
 from benchmarks.results import Figure, Results
@@ -59,8 +60,22 @@ def speed_page(results: Results) -> str:
         _targets(AGAINST_OURSELVES, results),
         f"## Every load\n\n{table(head, rows)}",
     ]
+    parts.append(_probed(results))
     parts += ["Not measured:\n\n" + "".join(skipped)] if skipped else []
     return "\n".join(part for part in [*parts, _memory(results)] if part)
+
+
+def _probed(results: Results) -> str:
+    """What the limits are made of, for each instruction set."""
+    rows = []
+    for isa in dict.fromkeys(case.isa for case in results.cases()):
+        probes = [probes for row in results.rows.values() if row.case.isa == isa for probes in row.probes]
+        rates = [[getattr(each, name) / 1e9 for each in probes] for name in ("bandwidth", "bf16_peak", "int8_peak")]
+        if probes:
+            spans = [f"{number(median(rate))} ({number(min(rate))} to {number(max(rate))})" for rate in rates]
+            rows.append([isa or results.machine["isa"], *spans])
+    head = ["instruction set", "memory, GB/s", "bf16, GFLOP/s", "int8, Gop/s"]
+    return f"## The machine beside each figure: median (least to most)\n\n{table(head, rows)}" if rows else ""
 
 
 def _head(title: str, results: Results) -> str:
