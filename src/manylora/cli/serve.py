@@ -46,7 +46,7 @@ def serve(
 
     from manylora.cli.serving import run_server
 
-    adapters = [_named_path(given) for given in adapter]
+    adapters = [named_path(given) for given in adapter]
     merged, adapters, names = _merging(merge, adapters, tuple(served_model_name))
     engine = EngineConfig(
         model=model,
@@ -76,7 +76,8 @@ def serve(
         runner.run(run_server(engine, server, adapters))
 
 
-def _named_path(given: str) -> tuple[str, Path]:
+def named_path(given: str) -> tuple[str, Path]:
+    """What NAME=PATH says. Raises ConfigError."""
     name, equals, path = given.partition("=")
     if not (name and equals and path):
         raise ConfigError(f"--adapter {given}: write it as NAME=PATH")
