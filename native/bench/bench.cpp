@@ -23,8 +23,8 @@ Limits better(const Limits& a, const Limits& b) {
   return best;
 }
 
-std::vector<Times> summarize(const Pass& pass, const std::vector<std::vector<Lap>>& repetitions) {
-  std::vector<Times> found(pass.lines.size());
+std::vector<Timing> summarize(const Pass& pass, const std::vector<std::vector<Split>>& repetitions) {
+  std::vector<Timing> found(pass.lines.size());
   for (size_t line = 0; line < pass.lines.size(); ++line) {
     double best = 0.0;
     std::vector<double> sums(repetitions.size());
@@ -76,7 +76,7 @@ void Bench::measure(const std::vector<Pass>& passes) {
   Stopwatch stopwatch;
   for (const Pass& pass : passes) stopwatch.start(), pass.run(stopwatch);  // shapes and pages not seen before
   const Limits before = probe();
-  std::vector<std::vector<std::vector<Lap>>> laps(passes.size());
+  std::vector<std::vector<std::vector<Split>>> laps(passes.size());
   for (int i = 0; i < options_.repetitions; ++i) {
     for (size_t pass = 0; pass < passes.size(); ++pass) {
       stopwatch.start();
@@ -87,7 +87,7 @@ void Bench::measure(const std::vector<Pass>& passes) {
   const Limits limits = better(before, probe());
   const double first = summarize(passes[0], laps[0])[0].best;
   for (size_t pass = 0; pass < passes.size(); ++pass) {
-    const std::vector<Times> times = summarize(passes[pass], laps[pass]);
+    const std::vector<Timing> times = summarize(passes[pass], laps[pass]);
     for (size_t line = 0; line < times.size(); ++line) {
       print(passes[pass].lines[line], times[line], limits, passes[pass].compared ? first : 0.0);
     }
@@ -95,7 +95,7 @@ void Bench::measure(const std::vector<Pass>& passes) {
   save();
 }
 
-void Bench::print(const Line& line, const Times& times, const Limits& limits, double first_best) {
+void Bench::print(const Line& line, const Timing& times, const Limits& limits, double first_best) {
   const double bytes_time = line.bytes / limits.bandwidth;
   double operations = 0.0, operations_time = 0.0;
   for (size_t unit = 0; unit < kUnits; ++unit) {
