@@ -26,6 +26,8 @@ struct Options {
 // What computes: products of bf16, products of int8, everything else.
 enum Unit { kProducts, kInt8Products, kVectors, kUnits };
 
+constexpr double kExpOperations = 20.0;  // of e^x, about
+
 using Operations = std::array<double, kUnits>;  // of each unit
 
 // What the machine gave in one moment, per second, all threads together.
@@ -97,8 +99,8 @@ class Bench {
   void print(const Line& line, const Timing& times, const Limits& limits, double first_best);
 
   Options options_;
-  Runtime runtime_, vectors_;  // the second for the arithmetic of everything but products
-  Memory memory_;              // that the probe reads
+  Runtime runtime_, vectors_;   // the second for the arithmetic of everything but products
+  std::vector<Memory> pieces_;  // that the probe reads: together more than caches hold
   std::string json_;
 };
 

@@ -34,6 +34,7 @@ void bench_load(Bench& bench, const Heads& shape, int64_t sequences, const Chunk
   const std::string what = decode ? "32 x 1 row, context " : "prompt of ";
   Line line{"attention", shape.name, what + std::to_string(chunk.context), bytes};
   line.operations[kProducts] = 4.0 * pairs * static_cast<double>(columns);
+  line.operations[kVectors] = kExpOperations * pairs * static_cast<double>(shape.heads);
   line.cached = !decode;
   line.times = layers;
   bench.measure({{{line}, [&](Stopwatch& stopwatch) {
