@@ -1,7 +1,7 @@
 // AMX: 16 rows x 16 columns x 32 depths in one instruction. What is left of the depth continues the chain by vdpbf16ps.
 #include "../vector/amx.h"
 #include "avx512bf16.h"
-#include "int8.h"
+#include "int8_avx512.h"
 
 namespace manylora {
 namespace {
@@ -267,7 +267,11 @@ void int8_tile_amx(const PanelJob& job, const Tile& tile, Ahead& ahead) {
 }
 
 struct Int8Amx : Amx {
-  static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) { int8_tile_amx(job, tile, ahead); }
+  static constexpr int64_t kFewRows = 4;  // up to which vectors are quicker (measured); the bits are the same
+
+  static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) {
+    tile.rows <= kFewRows ? int8_tile_avx512(job, tile, ahead) : int8_tile_amx(job, tile, ahead);
+  }
 };
 
 template <class Isa>
