@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
-COMMANDS = ("", "serve", "convert", "merge")
+COMMANDS = ("", "serve", "convert", "merge", "roofline")
 COLUMNS = "110"
 
 

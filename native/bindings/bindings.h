@@ -12,6 +12,7 @@ void bind_linear(nanobind::module_& m);     // Linear, Adapter, Segments, packin
 void bind_attention(nanobind::module_& m);  // Batch, KvCache, rotary, attention
 void bind_rows(nanobind::module_& m);       // embed, rms_norm, silu_multiply, gather
 void bind_sampling(nanobind::module_& m);   // Sampler, logprobs, sample
+void bind_probe(nanobind::module_& m);      // bandwidth and peaks of the machine
 
 // Raises ValueError with `message` unless `condition`.
 inline void require(bool condition, const std::string& message) {

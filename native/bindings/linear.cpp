@@ -162,6 +162,13 @@ void bind_linear(nb::module_& m) {
       "runtime"_a, "rows"_a, "segments"_a, "x"_a, "weight"_a, "site"_a, "y"_a, "accumulate"_a,
       "y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias for the first `rows` rows: x bfloat16 [rows, depth],\n"
       "y float32 [rows, columns]. `site` is layer * 4 + {qkv 0, o 1, gate_up 2, down 3}; -1: no adapter takes part.");
+  m.def(
+      "gated_linear",
+      [](Runtime& runtime, int64_t rows, const OwningSegments& segments, const Matrix& x, const Linear& weight, int64_t site,
+         Matrix& y) { gated_linear(runtime, rows, segments, x, weight, site, y); },
+      "runtime"_a, "rows"_a, "segments"_a, "x"_a, "weight"_a, "site"_a, "y"_a,
+      "y = silu(gate) * up of a weight whose parts are gate and up; y bfloat16 [rows, columns / 2]. The bits of `linear` and\n"
+      "then `silu_multiply`.");
 }
 
 }  // namespace manylora

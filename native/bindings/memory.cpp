@@ -18,6 +18,14 @@ Dtype parse_dtype(const std::string& name) {
   throw nb::value_error(("dtype '" + name + "' is neither 'float32' nor 'bfloat16'").c_str());
 }
 
+nb::dict times_of(Runtime& runtime) {
+  static constexpr const char* kNames[] = {"base", "lora", "attention", "elementwise"};  // in the order of Part
+  const auto spent = runtime.times().take();
+  nb::dict times;
+  for (size_t part = 0; part < spent.size(); ++part) times[kNames[part]] = spent[part];
+  return times;
+}
+
 // A view of the matrix; bfloat16 appears as uint16, its storage.
 nb::ndarray<nb::numpy> view_of(nb::handle self) {
   const Matrix& matrix = nb::cast<const Matrix&>(self);
@@ -40,7 +48,11 @@ void bind_memory(nb::module_& m) {
           },
           "threads"_a, "capability"_a)
       .def_prop_ro("threads", [](Runtime& runtime) { return runtime.workers().threads(); })
-      .def_prop_ro("capability", [](const Runtime& runtime) { return name_of(runtime.capability()); });
+      .def_prop_ro("capability", [](const Runtime& runtime) { return name_of(runtime.capability()); })
+      .def("measure", [](Runtime& runtime) { runtime.times().turn_on(runtime.workers().threads()); },
+           "Begins to measure what operations take.")
+      .def("take_times", &times_of, nb::sig("def take_times(self) -> dict[str, int]"),
+           "Nanoseconds since the last call, by part: base, lora, attention, elementwise. All zero before `measure`.");
 
   nb::class_<Matrix>(m, "Matrix", "Activations, rows by columns, of 'float32' or 'bfloat16'.")
       .def(

@@ -22,4 +22,5 @@ NB_MODULE(_native, m) {
   bind_attention(m);
   bind_rows(m);
   bind_sampling(m);
+  bind_probe(m);
 }

@@ -49,15 +49,19 @@ std::vector<Capability> available_capabilities() {
 Kernels kernels_for(Capability capability) {
   switch (capability) {
 #ifdef MANYLORA_X86
-    case Capability::avx512bf16: return {quantize_avx512bf16, linear_avx512bf16, lora_avx512bf16, attention_avx512bf16, rotary_avx512bf16,
-                                         norm_avx512bf16, activation_avx512bf16, embedding_avx512bf16, sampling_avx512bf16};
-    case Capability::amx: return {quantize_avx512bf16, linear_amx, lora_amx, attention_avx512bf16, rotary_avx512bf16,
-                                  norm_avx512bf16, activation_avx512bf16, embedding_avx512bf16, sampling_avx512bf16};
-    case Capability::avx2: return {quantize_avx2, linear_avx2, lora_avx2, attention_avx2, rotary_avx2,
-                                   norm_avx2, activation_avx2, embedding_avx2, sampling_avx2};
+    case Capability::avx512bf16: return {quantize_avx512bf16, linear_avx512bf16, lora_avx512bf16, attention_avx512bf16,
+                                         rotary_avx512bf16, norm_avx512bf16, activation_avx512bf16, embedding_avx512bf16,
+                                         sampling_avx512bf16, probe_avx512bf16};
+    case Capability::amx: return {quantize_avx512bf16, linear_amx, lora_amx, attention_amx,
+                                  rotary_avx512bf16, norm_avx512bf16, activation_avx512bf16, embedding_avx512bf16,
+                                  sampling_avx512bf16, probe_amx};
+    case Capability::avx2: return {quantize_avx2, linear_avx2, lora_avx2, attention_avx2,
+                                   rotary_avx2, norm_avx2, activation_avx2, embedding_avx2,
+                                   sampling_avx2, probe_avx2};
 #endif
-    default: return {quantize_scalar, linear_scalar, lora_scalar, attention_scalar, rotary_scalar,
-                     norm_scalar, activation_scalar, embedding_scalar, sampling_scalar};
+    default: return {quantize_scalar, linear_scalar, lora_scalar, attention_scalar,
+                     rotary_scalar, norm_scalar, activation_scalar, embedding_scalar,
+                     sampling_scalar, probe_scalar};
   }
 }
 

@@ -10,6 +10,7 @@
 #include "manylora/linear.h"
 #include "manylora/lora.h"
 #include "manylora/norm.h"
+#include "manylora/probe.h"
 #include "manylora/quantize.h"
 #include "manylora/rotary.h"
 #include "manylora/sampling.h"
@@ -29,6 +30,7 @@ struct Kernels {
   ActivationKernels activation;
   EmbeddingKernels embedding;
   SamplingKernels sampling;
+  ProbeKernels probe;
 };
 
 // The table of a capability that `available_capabilities` lists.

@@ -37,8 +37,8 @@ int panel_width(const std::vector<int64_t>& part_columns);
 // The low-rank term of rows [start, stop) for one part.
 struct Expansion {
   int64_t start, stop;
-  const bf16* s;     // [stop - start, rank] at stride s_stride; odd ranks are followed by a zero
-  int64_t s_stride;  // elements, even
+  const bf16* s;     // [stop - start, rank] at stride s_stride, 64-byte aligned; zeros follow up to a multiple of 32
+  int64_t s_stride;  // elements, a multiple of 32
   int64_t rank;
   const bf16* b;              // the packed pieces of all panels of the part
   const float* column_scale;  // [columns of the part] or null
@@ -64,6 +64,7 @@ struct PanelJob {
   const Expansion* expansions;  // of the part, ascending and disjoint
   int64_t expansion_count;
   const bf16* next_panel;  // that this thread will probably read next, or null: worth fetching meanwhile
+  uint64_t* expand_ticks;   // of the expansions, to be added to; null: nobody asks
 };
 
 struct LinearKernels {
@@ -128,5 +129,10 @@ class Linear {
 // shape.
 void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
             Matrix& y, bool accumulate);
+
+// y = silu(gate) * up for a weight whose parts are gate and up, y bf16 [rows, columns / 2]: the bits of `linear` followed by
+// `silu_multiply`, without the float32 values ever leaving the first-level cache. Throws as `linear` does.
+void gated_linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
+                  Matrix& y);
 
 }  // namespace manylora

@@ -7,6 +7,7 @@
 namespace manylora {
 
 void silu_multiply(Runtime& runtime, int64_t rows, const Matrix& gate_up, Matrix& y) {
+  const Timed timed(runtime.times(), Part::elementwise);
   check(rows >= 0, "rows must not be negative");
   check_matrix(gate_up, "gate_up", Dtype::float32, rows, 2 * y.columns());
   check_matrix(y, "y", Dtype::bfloat16, rows, y.columns());

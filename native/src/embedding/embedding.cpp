@@ -9,6 +9,7 @@
 namespace manylora {
 
 void embed(Runtime& runtime, const Batch& batch, const Matrix& table, Matrix& x) {
+  const Timed timed(runtime.times(), Part::elementwise);
   check_matrix(table, "table", Dtype::bfloat16, 1, x.columns());
   check_matrix(x, "x", Dtype::float32, batch.rows(), x.columns());
   if (batch.last_token() >= table.rows()) {
@@ -22,6 +23,7 @@ void embed(Runtime& runtime, const Batch& batch, const Matrix& table, Matrix& x)
 }
 
 void gather(Runtime& runtime, const Batch& batch, int64_t count, const Matrix& x, Matrix& y) {
+  const Timed timed(runtime.times(), Part::elementwise);
   check(count >= 0 && count <= batch.max_rows(), "count must be from 0 to the batch's max_rows");
   check_matrix(x, "x", Dtype::float32, batch.rows(), y.columns());
   check_matrix(y, "y", Dtype::float32, count, y.columns());

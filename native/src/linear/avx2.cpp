@@ -63,6 +63,11 @@ void multiply_block(const bf16* x, int64_t stride, int64_t rows, const bf16* w, 
 }
 
 struct Avx2 {
+  static constexpr bool kFetchesPanels = true;
+
+  // Whether `base` adds the low-rank term of a tile too.
+  static bool expands(const PanelJob&, const Tile&) { return false; }
+
   static int64_t tile_rows(int64_t) { return 6; }
 
   static void base(const PanelJob& job, const Tile& tile, Ahead&) {

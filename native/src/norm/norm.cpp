@@ -7,6 +7,7 @@
 namespace manylora {
 
 void rms_norm(Runtime& runtime, int64_t rows, const Matrix& x, const Matrix& weight, float eps, Matrix& y) {
+  const Timed timed(runtime.times(), Part::elementwise);
   check(rows >= 0, "rows must not be negative");
   check_matrix(x, "x", Dtype::float32, rows, x.columns());
   check_matrix(weight, "weight", Dtype::float32, 1, x.columns());

@@ -68,6 +68,7 @@ int64_t block_border(const Batch& batch, int64_t row) {
 
 void rotary(Runtime& runtime, const Batch& batch, const Matrix& qkv, const Matrix& cosine, const Matrix& sine, const KvCache& kv,
             int64_t layer, Matrix& q, int64_t heads, const HeadNorm& norm) {
+  const Timed timed(runtime.times(), Part::elementwise);
   check(heads >= 1, "heads must be at least 1");
   kv.check_use(batch, layer);
   check_matrix(qkv, "qkv", Dtype::float32, batch.rows(), (heads + 2 * kv.kv_heads()) * kv.head_dim());

@@ -16,6 +16,7 @@ _COMMANDS = {
     "serve": "manylora.cli.serve",
     "convert": "manylora.cli.convert",
     "merge": "manylora.cli.merge",
+    "roofline": "manylora.cli.roofline",
 }
 """Command -> module; the function in it has the command's name."""
 

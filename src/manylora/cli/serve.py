@@ -37,6 +37,7 @@ def serve(
     allow_runtime_adapters: options.AllowRuntimeAdapters = default_of(ServerConfig, "allow_runtime_adapters"),
     adapter_root: options.AdapterRoots = [],  # noqa: B006
     max_body: options.MaxBody = show_bytes(default_of(ServerConfig, "max_body_bytes")),
+    step_log: options.StepLog = default_of(EngineConfig, "step_log"),
     access_log: options.AccessLog = default_of(ServerConfig, "access_log"),
     log_level: options.LogLevel = default_of(ServerConfig, "log_level"),
     log_json: options.LogJson = default_of(ServerConfig, "log_json"),
@@ -46,7 +47,7 @@ def serve(
 
     from manylora.cli.serving import run_server
 
-    adapters = [_named_path(given) for given in adapter]
+    adapters = [named_path(given) for given in adapter]
     merged, adapters, names = _merging(merge, adapters, tuple(served_model_name))
     engine = EngineConfig(
         model=model,
@@ -59,6 +60,7 @@ def serve(
         max_num_batched_tokens=max_num_batched_tokens,
         max_waiting=max_waiting,
         prefix_cache=prefix_cache,
+        step_log=step_log,
     )
     server = ServerConfig(
         host=host,
@@ -76,7 +78,8 @@ def serve(
         runner.run(run_server(engine, server, adapters))
 
 
-def _named_path(given: str) -> tuple[str, Path]:
+def named_path(given: str) -> tuple[str, Path]:
+    """What NAME=PATH says. Raises ConfigError."""
     name, equals, path = given.partition("=")
     if not (name and equals and path):
         raise ConfigError(f"--adapter {given}: write it as NAME=PATH")

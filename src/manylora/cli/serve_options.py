@@ -48,6 +48,10 @@ AdapterRoots = Annotated[
     typer.Option(metavar="FOLDER", help="Runtime adapters are loaded only from below; repeat for more."),
 ]
 MaxBody = Annotated[str, typer.Option(metavar="SIZE", help="Larger request bodies are refused with 413.")]
+StepLog = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Append a line of JSON per engine step: what it did, where its time went."),
+]
 AccessLog = Annotated[bool, typer.Option("--access-log", help="Log one line per HTTP request.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON objects.")]

@@ -15,6 +15,7 @@ from manylora.engine.image import ArenaLayout, arena_layout
 from manylora.engine.models.llama import Llama
 from manylora.engine.residency import Residency
 from manylora.engine.runner import Runner, RunnerLimits
+from manylora.engine.step_log import StepLog, unlogged
 from manylora.engine.weights import OnProgress, pack_weights
 from manylora.errors import ConfigError
 from manylora.policy.extents import Extents
@@ -29,8 +30,13 @@ DEFAULT_MODEL_LEN = 8192
 """Without `max_model_len`, what a model's own limit is cut to: longer contexts are a choice, because they cost memory."""
 
 
-def assemble(config: EngineConfig, capability: str, on_progress: OnProgress) -> tuple[EngineCore, EngineInfo, int]:
-    """The core, what it says of itself, and the bytes of an extent. Raises ModelError, ConfigError or AdapterRejected."""
+def assemble(
+    config: EngineConfig, capability: str, on_progress: OnProgress, log: StepLog | None = None
+) -> tuple[EngineCore, EngineInfo, int]:
+    """The core, what it says of itself, and the bytes of an extent. Raises ModelError, ConfigError or AdapterRejected.
+
+    The log begins with the runtime."""
+    charge = unlogged if log is None else log.charge
     checkpoint = open_base(config)
     shape = checkpoint.shape
     layout = arena_layout(shape, config.memory_bytes)
@@ -44,7 +50,8 @@ def assemble(config: EngineConfig, capability: str, on_progress: OnProgress) -> 
         raise ConfigError(f"the system does not give {config.memory_bytes / 2**30:.1f} GiB of memory: lower --memory") from error
     limits = RunnerLimits(config.max_num_batched_tokens, config.max_num_seqs, model_len)
     model = Llama(shape, weights, runtime, limits.rows, limits.sequences)
-    runner = Runner(model, runtime, kernels.KvCache(arena, shape.layers, shape.kv_heads, shape.head_dim), limits)
+    kv = kernels.KvCache(arena, shape.layers, shape.kv_heads, shape.head_dim)
+    runner = Runner(model, runtime, kv, limits, charge)
     extents = Extents(layout.extents, layout.blocks_per_extent)
     blocks = KvBlocks(extents)
     kv_floor = -(-blocks_for(model_len) // layout.blocks_per_extent)
@@ -55,7 +62,10 @@ def assemble(config: EngineConfig, capability: str, on_progress: OnProgress) -> 
         vocab=shape.vocab,
         max_waiting=config.max_waiting,
         prefix_cache=config.prefix_cache,
+        charge=charge,
     )
+    if log is not None:
+        log.begin(runtime)
     return core, EngineInfo(shape, model_len, layout.kv_tokens, capability, threads), layout.extent_bytes
 
 

@@ -37,6 +37,8 @@ class EngineConfig:
     """How long a request may be passed by smaller ones before all freed memory is promised to it."""
     prefix_cache: bool = True
     """Whether prompts reuse the KV blocks of earlier ones of the same adapter version."""
+    step_log: Path | None = None
+    """A file to append one record per step to: metrics/step_log.py."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "memory_bytes", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "max_waiting"):

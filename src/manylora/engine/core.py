@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from manylora.engine.image import AdapterImage
 from manylora.engine.residency import COPY_BYTES_PER_STEP, Arrived, Freed, Residency, Settled
 from manylora.engine.runner import Runner, Sample
+from manylora.engine.step_log import Charge, StepFigures, unlogged
 from manylora.engine.track import Track
 from manylora.engine.validation import check_request
 from manylora.errors import Overloaded
@@ -19,7 +20,7 @@ from manylora.types.step import StepPlan
 class EngineCore:
     """Every request that `add` accepts gets outputs from `step`, the last with a finish reason, unless it is aborted.
 
-    Time is an argument, in nanoseconds; nothing here looks at a clock."""
+    Time is an argument, in nanoseconds; nothing here looks at a clock. `charge` is told what each part of a step was."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class EngineCore:
         vocab: int,
         max_waiting: int,
         prefix_cache: bool = True,
+        charge: Charge = unlogged,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
@@ -37,7 +39,9 @@ class EngineCore:
         self._vocab = vocab
         self._max_waiting = max_waiting
         self._prefix_cache = prefix_cache
+        self._charge = charge
         self._tracks: dict[str, Track] = {}
+        self._plan = StepPlan()
         self._settled: list[Settled] = []
         self._steps = self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
         self._steps_adapters = self._last_rows = 0
@@ -104,9 +108,17 @@ class EngineCore:
     def step(self, now: int) -> list[RequestOutput]:
         """One step: what it added to each request."""
         self._settled += self._residency.progress(now, COPY_BYTES_PER_STEP)
-        plan = self._scheduler.schedule(now)
-        samples = self._runner.run(plan, self._tracks)
-        return list(self._commit(plan, samples))
+        self._charge("other")
+        self._plan = self._scheduler.schedule(now)
+        samples = self._runner.run(self._plan, self._tracks)
+        outputs = list(self._commit(self._plan, samples))
+        self._charge("scheduling")
+        return outputs
+
+    @property
+    def last_step(self) -> StepFigures:
+        """What the last step did."""
+        return StepFigures(self._plan, self._runner.adapters_in_step, self._runner.context_in_step)
 
     def _commit(self, plan: StepPlan, samples: list[Sample]) -> Iterable[RequestOutput]:
         self._scheduler.advance(plan)

@@ -24,6 +24,7 @@ from manylora.engine.messages import (
     ToEngine,
 )
 from manylora.engine.residency import Arrived, Freed
+from manylora.engine.step_log import StepLog, unlogged
 from manylora.errors import ManyloraError
 
 ATTACH_TIMEOUT_NS = 30_000_000_000
@@ -36,33 +37,45 @@ def run_engine(channel: Channel) -> None:
         (start,) = channel.receive(wait=True)
         assert isinstance(start, EngineStart)
         try:
+            log = None if start.config.step_log is None else StepLog(start.config.step_log)
             core, info, extent_bytes = assemble(
-                start.config, start.capability, lambda stage, done, total: channel.send(Progress(stage, done, total))
+                start.config, start.capability, lambda stage, done, total: channel.send(Progress(stage, done, total)), log
             )
         except ManyloraError as error:
             channel.send(StartFailed(Fault.of(error)))
             channel.receive(wait=True)  # until the parent has read it and closes
             return
         channel.send(Ready(info, extent_bytes))
-        serve(core, channel)
+        serve(core, channel, log)
     except ChannelClosed:
         pass  # the parent is gone, and nobody else may use this process
 
 
-def serve(core: EngineCore, channel: Channel) -> None:
+def serve(core: EngineCore, channel: Channel, log: StepLog | None = None) -> None:
     """Handles messages and steps, in turns, until the parent is gone (ChannelClosed)."""
+    charge = unlogged if log is None else log.charge
     while True:
-        messages = channel.receive(wait=not core.busy and not core.use_idle_time())
+        idle = not core.busy
+        messages = channel.receive(wait=idle and not core.use_idle_time())
+        if idle:
+            charge("idle")
         for message in messages:
             _handle(core, channel, message)
+        charge("messages")
         if core.busy:
             outputs = core.step(time.monotonic_ns())
             channel.send(Stepped(outputs, core.stats()))
+            charge("messages")
+            if log is not None and not core.last_step.plan.empty:
+                log.write(core.last_step)
         elif messages:
             channel.send(Stepped([], core.stats()))  # an abort or an adapter may have changed them
         _report_settled(core, channel)
         if not core.busy:
             core.check()
+            if log is not None:
+                log.flush()
+        charge("other")
 
 
 def _handle(core: EngineCore, channel: Channel, message: ToEngine) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from manylora import kernels
 from manylora.engine.models.llama import Llama
 from manylora.engine.sampling import Sampler
+from manylora.engine.step_log import Charge, unlogged
 from manylora.engine.track import Track
 from manylora.policy.kv_blocks import blocks_for
 from manylora.types.request import TokenLogprob
@@ -45,8 +46,11 @@ class _Span:
 class Runner:
     """Owns the batch buffers and the block tables. One step at a time."""
 
-    def __init__(self, model: Llama, runtime: kernels.Runtime, kv: kernels.KvCache, limits: RunnerLimits) -> None:
+    def __init__(
+        self, model: Llama, runtime: kernels.Runtime, kv: kernels.KvCache, limits: RunnerLimits, charge: Charge = unlogged
+    ) -> None:
         self._model = model
+        self._charge = charge
         self._kv = kv
         self._limits = limits
         self._batch = kernels.Batch(limits.rows, limits.sequences, limits.sequences, blocks_for(limits.model_len))
@@ -55,6 +59,8 @@ class Runner:
         self._free_slots = list(range(limits.sequences))
         self.adapters_in_step = 0
         """Distinct adapters in the last step."""
+        self.context_in_step = 0
+        """Positions that the last step's rows attended to, summed over the rows."""
 
     def run(self, plan: StepPlan, tracks: Mapping[str, Track]) -> list[Sample]:
         """Computes the plan's rows; one sample per request whose last known token was among them, in no promised order."""
@@ -62,7 +68,9 @@ class Runner:
         if plan.empty:
             return []
         spans = self._lay_out(plan, tracks)
+        self._charge("scheduling")
         self._model.forward(self._batch, self._segments, self._kv, plan.rows)
+        self._charge("python")
         self._score_prompts(spans)
         return list(self._sample(spans))
 
@@ -103,6 +111,7 @@ class Runner:
             batch.positions[row:end] = range(span.start, span.start + span.count)
             row = end
         batch.sequence_starts[len(spans)] = row
+        self.context_in_step = sum(span.count * span.start + span.count * (span.count + 1) // 2 for span in spans)
         batch.begin(row, len(spans))
         self._group(spans, row)
         return spans
@@ -139,8 +148,11 @@ class Runner:
         count = end - begin
         self._batch.gather_rows[:count] = range(row, row + count)
         logits = self._model.logits(self._batch, count)
+        self._charge("python")
         top = [track.params.prompt_logprobs or 0] * count
-        return self._sampler.score(logits, track.tokens[begin + 1 : end + 1].tolist(), top)
+        scores = self._sampler.score(logits, track.tokens[begin + 1 : end + 1].tolist(), top)
+        self._charge("sampling")
+        return scores
 
     def _sample(self, spans: list[_Span]) -> Iterator[Sample]:
         chosen: list[Track] = []
@@ -153,7 +165,10 @@ class Runner:
         if not chosen:
             return
         logits = self._model.logits(self._batch, len(chosen))
-        for track, (token, logprob) in zip(chosen, self._sampler.sample(logits, chosen), strict=True):
+        self._charge("python")
+        sampled = self._sampler.sample(logits, chosen)
+        self._charge("sampling")
+        for track, (token, logprob) in zip(chosen, sampled, strict=True):
             yield Sample(track.request.id, token, logprob)
 
 

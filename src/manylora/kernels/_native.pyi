@@ -28,6 +28,14 @@ class Runtime:
     @property
     def capability(self) -> str: ...
 
+    def measure(self) -> None:
+        """Begins to measure what operations take."""
+
+    def take_times(self) -> dict[str, int]:
+        """
+        Nanoseconds since the last call, by part: base, lora, attention, elementwise. All zero before `measure`.
+        """
+
 class Matrix:
     """Activations, rows by columns, of 'float32' or 'bfloat16'."""
 
@@ -134,6 +142,12 @@ def linear(runtime: Runtime, rows: int, segments: Segments, x: Matrix, weight: L
     """
     y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias for the first `rows` rows: x bfloat16 [rows, depth],
     y float32 [rows, columns]. `site` is layer * 4 + {qkv 0, o 1, gate_up 2, down 3}; -1: no adapter takes part.
+    """
+
+def gated_linear(runtime: Runtime, rows: int, segments: Segments, x: Matrix, weight: Linear, site: int, y: Matrix) -> None:
+    """
+    y = silu(gate) * up of a weight whose parts are gate and up; y bfloat16 [rows, columns / 2]. The bits of `linear` and
+    then `silu_multiply`.
     """
 
 class Batch:
@@ -272,4 +286,19 @@ def logprobs(runtime: Runtime, rows: int, logits: Matrix, sampler: Sampler) -> N
 def sample(runtime: Runtime, rows: int, logits: Matrix, sampler: Sampler) -> None:
     """
     One token per row: temperature, then min_p, top_k, top_p, then `uniform` in the cumulative distribution by token id.
+    """
+
+def probe_read(runtime: Runtime, arena: Arena) -> float:
+    """
+    Bytes per second of one sequential read of the arena, which must have been written, by all threads.
+    """
+
+def probe_bf16_products(runtime: Runtime) -> float:
+    """
+    Operations per second of bfloat16 products in registers, all threads (float32 where there are none).
+    """
+
+def probe_int8_products(runtime: Runtime) -> float:
+    """
+    Operations per second of int8 products in registers, all threads (wider integers where there are none).
     """
