@@ -157,7 +157,7 @@ void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matr
     const Linear::Place place = weight.place(index / blocks);
     const int64_t first = plan.first[place.part];
     const int64_t next = index / blocks + runtime.workers().threads();  // threads take turns, mostly
-    Times::Shared* shared = adapted ? runtime.times().of_worker(worker) : nullptr;
+    PartTimes::Shared* shared = adapted ? runtime.times().of_worker(worker) : nullptr;
     const uint64_t began = shared == nullptr ? 0 : ticks();
     panel({.x = x.bf16s(),
            .x_stride = x.stride(),
