@@ -16,7 +16,7 @@ constexpr size_t kTimedParts = 4;
 
 // Nanoseconds by part, of the thread that calls the operations: the parts of a step add up to its time whatever the number of
 // threads.
-class Times {
+class PartTimes {
  public:
   // What one worker counts within a phase that two parts share.
   struct alignas(64) Shared {
@@ -60,7 +60,7 @@ class Times {
 // Measures from its construction, or from its last charge, to the next.
 class Lap {
  public:
-  explicit Lap(Times& times) : times_(times) {
+  explicit Lap(PartTimes& times) : times_(times) {
     if (times_.on()) since_ = std::chrono::steady_clock::now();
   }
   void charge(Part part) {
@@ -78,14 +78,14 @@ class Lap {
     return passed.count();
   }
 
-  Times& times_;
+  PartTimes& times_;
   std::chrono::steady_clock::time_point since_;
 };
 
 // Charges all of a block's time to one part.
 class Timed {
  public:
-  Timed(Times& times, Part part) : lap_(times), part_(part) {}
+  Timed(PartTimes& times, Part part) : lap_(times), part_(part) {}
   ~Timed() { lap_.charge(part_); }
   Timed(const Timed&) = delete;
   Timed& operator=(const Timed&) = delete;

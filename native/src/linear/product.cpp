@@ -184,7 +184,7 @@ struct Product {
     const int64_t most = std::max<int64_t>(1, kRunBytes / weight.panel_bytes());
     const int64_t per_run = std::clamp<int64_t>(panels / (2 * threads), 1, most), runs = ceil_div(panels, per_run);
     runtime.workers().run(runs * blocks, [&](int64_t task, int worker) {
-      Times::Shared* shared = adapted() ? runtime.times().of_worker(worker) : nullptr;
+      PartTimes::Shared* shared = adapted() ? runtime.times().of_worker(worker) : nullptr;
       const uint64_t began = shared == nullptr ? 0 : ticks();
       const int64_t start = task % blocks * block, first = task / blocks * per_run;
       for (int64_t panel = first; panel < std::min(panels, first + per_run); ++panel) {

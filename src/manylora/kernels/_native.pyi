@@ -45,6 +45,11 @@ class Matrix:
     def array(self) -> numpy.typing.NDArray[Any]:
         """A writable numpy view [rows, columns]; bfloat16 as uint16."""
 
+def release_freed_memory() -> None:
+    """
+    Gives freed memory that the C library keeps back to the system: worth it after much that was short-lived.
+    """
+
 class Arena:
     """Zeroed memory in huge pages where the system grants them."""
 
