@@ -22,14 +22,15 @@ MEMORY_GIB = {"smol": 4, "1b": 2}
 
 
 class Ours:
-    """Served by this interpreter's manylora."""
+    """Served by this interpreter's manylora, with further `options` if there are any."""
 
     name = "manylora"
     repeats = 3
 
-    def __init__(self, memory_gib: Mapping[str, int] = MEMORY_GIB) -> None:
+    def __init__(self, memory_gib: Mapping[str, int] = MEMORY_GIB, options: Sequence[str] = ()) -> None:
         self.version = manylora.__version__
         self._memory_gib = memory_gib
+        self._further = options
 
     def budget(self, model: str) -> int:
         """Bytes of `--memory`."""
@@ -55,6 +56,7 @@ class Ours:
         command = [sys.executable, "-m", "manylora", "serve", str(checkpoints.base(model)), "--port", str(port)]
         command += ["--served-model-name", "base", "--memory", f"{self._memory_gib[model]}GiB"]
         command += ["--quantization", quantization] * (quantization != "bf16") + ["--no-prefix-cache"] * (not prefix_cache)
+        command += self._further
         for name, folder in checkpoints.adapters(model, list(cases)).items():
             command += ["--adapter", f"{name}={folder}"]
         url = f"http://127.0.0.1:{port}"
