@@ -25,6 +25,7 @@ class Ours:
     """Served by this interpreter's manylora, with further `options` if there are any."""
 
     name = "manylora"
+    manner = "one server with all adapters of the table loaded; three measurements a round"
     repeats = 3
 
     def __init__(self, memory_gib: Mapping[str, int] = MEMORY_GIB, options: Sequence[str] = ()) -> None:
@@ -39,7 +40,9 @@ class Ours:
     @cached_property
     def _options(self) -> str:
         command = [sys.executable, "-m", "manylora", "serve", "--help"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"NO_COLOR": "1"}).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
+        ).stdout
 
     def refusal(self, case: Case) -> str | None:
         if case.quantization != "bf16" and "--quantization" not in self._options:
