@@ -13,7 +13,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f -not -n
 
 .DEFAULT_GOAL := help
 .PHONY: help setup model demo serve test check check-all native-build native-tests sanitize instructions instructions-update
-.PHONY: bench-kernels bench-smoke bench-speed bench-peers bench-plots clean
+.PHONY: bench-kernels bench-smoke bench-speed bench-steps bench-peers bench-plots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench-smoke: setup model $(VENV)/.test  ## 32 concurrent requests over 16 adapte
 bench-speed: setup model $(VENV)/.test  ## our own matrix of loads beside the machine's limits, to benchmarks/results (hours; OPTIONS=)
 	$(BIN)/python -m benchmarks.bench_speed $(MODEL) $(OPTIONS)
 
+bench-steps: setup model $(VENV)/.test  ## where the time of an engine step goes, to benchmarks/results (minutes; OPTIONS=)
+	$(BIN)/python -m benchmarks.bench_steps $(MODEL) $(OPTIONS)
+
 bench-peers: setup model $(VENV)/.test  ## the same loads on vLLM, llama.cpp and PEFT too (hours; OPTIONS=--quick: 25 minutes)
 	$(BIN)/python -m benchmarks.bench_peers $(MODEL) $(OPTIONS)
 
@@ -116,4 +119,4 @@ bench-plots: $(VENV)/.test  ## docs/plots from the committed results
 	$(BIN)/python -m benchmarks.plots
 
 clean:  ## remove everything that was built, the model included
-	rm -rf $(VENV) build dist .models
+	rm -rf $(VENV) build dist .models .peers

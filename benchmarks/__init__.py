@@ -6,6 +6,7 @@ checkpoints.py      models and adapters the loads need, made when first asked fo
 random_model.py     a model of random weights        random_adapters.py  adapters of random weights
 ours.py             our server as an engine          peers/              other engines
 bench_peers.py      every engine in turn, one table  bench_speed.py      our own matrix beside its limits
+bench_steps.py      where the time of an engine step goes
 targets.py          ratios and what they should be   limits.py           the floor of a load on this machine
 tables.py, results.py, machine.py, memory.py, plots.py
 smoke.py            the quickest look

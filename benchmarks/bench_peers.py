@@ -42,7 +42,8 @@ def main(
     engines: list[Engine] = [Ours(), Vllm(), LlamaCpp(), Peft()]
     chosen = [each for each in engines if not engine or each.name in engine or isinstance(each, Ours)]
     cases = [case for case in unique(QUICK if quick else SHARED) if only in case.name]
-    results = Results(machine(), {each.name: each.version for each in chosen}, rounds)
+    versions, manners = {each.name: each.version for each in chosen}, {each.name: each.manner for each in chosen}
+    results = Results(machine(), versions, rounds, manners)
     out.mkdir(parents=True, exist_ok=True)
 
     def save() -> None:

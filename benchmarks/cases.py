@@ -40,7 +40,7 @@ class Case:
         ranks = "/".join(map(str, self.ranks))
         loaded = "base" if not self.adapters else f"{self.adapters} adapter{'s'[: self.adapters > 1]} r{ranks} {self.targets}"
         tokens = f"{f'{self.system}+' if self.system else ''}{self.prompt} in, {self.output} out"
-        rest = [self.model] * (self.model != "smol") + [self.quantization] * (self.quantization != "bf16")
+        rest: list[str] = [self.model] * (self.model != "smol") + [self.quantization] * (self.quantization != "bf16")
         rest += ["no prefix cache"] * (not self.prefix_cache) + [self.isa] * bool(self.isa)
         return ", ".join([loaded, f"{self.concurrency} in flight", tokens, *rest])
 

@@ -29,6 +29,8 @@ class Engine(Protocol):
 
     name: str
     version: str
+    manner: str
+    """How it is run, for the page."""
     repeats: int
     """Measurements of a case in a row: the quick can afford more than one."""
 

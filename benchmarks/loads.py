@@ -49,7 +49,7 @@ class Sample:
 def asks(case: Case, vocabulary: int, seed: int, count: int) -> list[Ask]:
     """`count` requests. The same arguments give the same ones; other seeds other prompts, but the same shared beginnings."""
     random = np.random.default_rng([zlib.crc32(case.name.encode()), seed])
-    names = case.adapter_names or [None]
+    names: list[str | None] = [*case.adapter_names] or [None]
     shared = {name: _tokens(np.random.default_rng([number]), vocabulary, case.system) for number, name in enumerate(names)}
     chosen = [names[number % len(names)] for number in range(count)]
     return [Ask(name, shared[name] + _tokens(random, vocabulary, case.prompt), case.output) for name in chosen]

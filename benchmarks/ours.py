@@ -22,14 +22,16 @@ MEMORY_GIB = {"smol": 4, "1b": 2}
 
 
 class Ours:
-    """Served by this interpreter's manylora."""
+    """Served by this interpreter's manylora, with further `options` if there are any."""
 
     name = "manylora"
+    manner = "one server with all adapters of the table loaded; three measurements a round"
     repeats = 3
 
-    def __init__(self, memory_gib: Mapping[str, int] = MEMORY_GIB) -> None:
+    def __init__(self, memory_gib: Mapping[str, int] = MEMORY_GIB, options: Sequence[str] = ()) -> None:
         self.version = manylora.__version__
         self._memory_gib = memory_gib
+        self._further = options
 
     def budget(self, model: str) -> int:
         """Bytes of `--memory`."""
@@ -38,7 +40,9 @@ class Ours:
     @cached_property
     def _options(self) -> str:
         command = [sys.executable, "-m", "manylora", "serve", "--help"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"NO_COLOR": "1"}).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
+        ).stdout
 
     def refusal(self, case: Case) -> str | None:
         if case.quantization != "bf16" and "--quantization" not in self._options:
@@ -55,6 +59,7 @@ class Ours:
         command = [sys.executable, "-m", "manylora", "serve", str(checkpoints.base(model)), "--port", str(port)]
         command += ["--served-model-name", "base", "--memory", f"{self._memory_gib[model]}GiB"]
         command += ["--quantization", quantization] * (quantization != "bf16") + ["--no-prefix-cache"] * (not prefix_cache)
+        command += self._further
         for name, folder in checkpoints.adapters(model, list(cases)).items():
             command += ["--adapter", f"{name}={folder}"]
         url = f"http://127.0.0.1:{port}"

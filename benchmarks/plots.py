@@ -40,6 +40,7 @@ STYLE = {
 CLOSEST_TICKS = 0.03
 """Of the axis: the labels of closer ones would overlap."""
 Point = tuple[float, Case]
+Line = tuple[Results, Sequence[Point], Figure, str]
 
 
 def line(axes: Axes, results: Results, points: Sequence[Point], figure: Figure, label: str, colour: str) -> None:
@@ -52,7 +53,7 @@ def line(axes: Axes, results: Results, points: Sequence[Point], figure: Figure, 
             axes.plot(*zip(*known, strict=True), style, color=colour, label=name, linewidth=1.5, markersize=4)
 
 
-def draw(path: Path, title: str, x: str, y: str, lines: Sequence[tuple[Results, Sequence[Point], Figure, str]]) -> None:
+def draw(path: Path, title: str, x: str, y: str, lines: Sequence[Line]) -> None:
     """One plot with a line for each entry; nothing if nothing of it was measured."""
     figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
     for place, (results, points, what, label) in enumerate(lines):
@@ -101,17 +102,17 @@ def speed_plots(folder: Path, results: Results) -> None:
     }
     long = {label: [case for case in PROMPTS if case.adapters == count] for label, count in (("base", 0), ("16 adapters", 16))}
     speed: Figure = "throughput"
-    adapters = [(results, with_(ADAPTERS, "adapters"), speed, "bf16")]
+    adapters: list[Line] = [(results, with_(ADAPTERS, "adapters"), speed, "bf16")]
     draw(folder / "adapters.svg", "32 requests in flight over N adapters of rank 16", "adapters (0: the base)", rate, adapters)
     draw(folder / "ranks.svg", "32 requests in flight over 16 adapters", "rank", rate, [(results, uniform, speed, "bf16")])
-    lines = [(results, with_(cases, "concurrency"), speed, label) for label, cases in both.items()]
+    lines: list[Line] = [(results, with_(cases, "concurrency"), speed, label) for label, cases in both.items()]
     draw(folder / "concurrency.svg", "Requests in flight", "requests in flight", rate, lines)
-    times = [(results, with_(cases, "prompt"), "tpot", label) for label, cases in long.items()]
+    times: list[Line] = [(results, with_(cases, "prompt"), "tpot", label) for label, cases in long.items()]
     draw(folder / "context.svg", "8 requests in flight after prompts of N tokens", "prompt tokens", "ms per output token", times)
     sizes = {
         label: [(0.135, case), (1.236, replace(case, model="1b"))] for label, case in (("base", BASE), ("16 adapters", MIXED))
     }
-    models = [(results, points, "tpot", label) for label, points in sizes.items()]
+    models: list[Line] = [(results, points, "tpot", label) for label, points in sizes.items()]
     draw(folder / "models.svg", "32 requests in flight", "billion parameters", "ms per output token", models)
 
 

@@ -56,6 +56,8 @@ class Results:
     engines: dict[str, str]
     """Name -> version, ours first."""
     rounds: int
+    manners: dict[str, str] = field(default_factory=dict)
+    """Name -> how the engine is run."""
     rows: dict[tuple[Case, str], Row] = field(default_factory=dict)
     memory: dict[str, Memory] = field(default_factory=dict)
 
@@ -81,7 +83,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Writes JSON, so that at no time half a file is seen."""
-        values = {name: getattr(self, name) for name in ("machine", "engines", "rounds")}
+        values = {name: getattr(self, name) for name in ("machine", "engines", "rounds", "manners")}
         rows = [{"name": row.case.name, **asdict(row)} for row in self.rows.values()]
         memory = [asdict(item) for item in self.memory.values()]
         unfinished = path.with_suffix(".unfinished")
@@ -92,7 +94,7 @@ class Results:
 def read_results(path: Path) -> Results:
     """What `Results.save` wrote."""
     stored = json.loads(path.read_text(encoding="utf-8"))
-    results = Results(stored["machine"], stored["engines"], stored["rounds"])
+    results = Results(stored["machine"], stored["engines"], stored["rounds"], stored["manners"])
     for item in stored["rows"]:
         row = results.row(Case(**{**item["case"], "ranks": tuple(item["case"]["ranks"])}), item["engine"])
         row.samples, row.limits = ([Sample(**sample) for sample in item[kind]] for kind in ("samples", "limits"))

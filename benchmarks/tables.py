@@ -40,7 +40,8 @@ def number(value: float | None) -> str:
 def peers_page(results: Results) -> str:
     """Every engine's figures side by side, with how many times better ours are."""
     notes: list[str] = []
-    parts = [_head("Against other engines", results), LEGEND, _targets(AGAINST_PEERS, results)]
+    manners = "".join(f"* {name}: {manner}\n" for name, manner in results.manners.items())
+    parts = [_head("Against other engines", results), LEGEND, manners, _targets(AGAINST_PEERS, results)]
     for figure, heading in HEADINGS.items():
         head = ["load", *(f"{name} {version}" for name, version in results.engines.items())]
         rows = [[case.name, *(_cell(results, case, name, figure, notes) for name in results.engines)] for case in results.cases()]

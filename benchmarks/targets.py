@@ -66,10 +66,8 @@ AGAINST_PEERS = (
     Target("16 adapters, against the best peer", "throughput", (OURS, MIXED), (BEST_PEER, MIXED), at_least=7),
     Target("base, against vLLM with LoRA off", "throughput", (OURS, BASE), ("vLLM", BASE), at_least=1.4),
     Target("base, against llama.cpp", "throughput", (OURS, BASE), ("llama.cpp", BASE), at_least=4),
-    Target("one stream, against the best peer", "tpot", (OURS, ONE_STREAM), (BEST_PEER, ONE_STREAM)),
-    Target(
-        "one stream with an adapter, against the best peer", "tpot", (OURS, ONE_STREAM_ADAPTER), (BEST_PEER, ONE_STREAM_ADAPTER)
-    ),
+    Target("one stream, time per token over the best peer's", "tpot", (OURS, ONE_STREAM), (BEST_PEER, ONE_STREAM)),
+    Target("the same with an adapter", "tpot", (OURS, ONE_STREAM_ADAPTER), (BEST_PEER, ONE_STREAM_ADAPTER)),
     Target("16 adapters in int8, against llama.cpp in q8_0", "throughput", (OURS, INT8), ("llama.cpp", INT8)),
 )
 AGAINST_OURSELVES = (

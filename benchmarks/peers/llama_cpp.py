@@ -26,6 +26,7 @@ class LlamaCpp:
     """The server of the wheel xllamacpp. Its int8 is q8_0: weights in blocks of 32 with a scale each."""
 
     name = "llama.cpp"
+    manner = "its server; requests for different adapters are never in one batch but follow one another; int8 is q8_0"
     version = environments.XLLAMACPP
     repeats = 1
 

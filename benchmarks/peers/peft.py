@@ -27,6 +27,9 @@ class Peft:
     """A worker process of this interpreter, which has the test oracles."""
 
     name = "PEFT"
+    manner = (
+        "no server: `generate` on one static batch of all requests in flight, adapters mixed; transformers alone for the base"
+    )
     version = importlib.metadata.version("peft")
     repeats = 1
 
@@ -47,9 +50,12 @@ class Peft:
         adapters = [f"{name}={folder}" for name, folder in checkpoints.adapters(model, list(cases)).items()]
         threads = str(len(os.sched_getaffinity(0)))
         command = [sys.executable, str(WORKER), str(checkpoints.base(model)), threads, *adapters]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         variables = os.environ | {"HF_HUB_OFFLINE": "1"}
-        with log.open("wb") as errors, subprocess.Popen(command, stderr=errors, env=variables, **pipes) as process:
+        pipe = subprocess.PIPE
+        with (
+            log.open("wb") as errors,
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=variables) as process,
+        ):
             assert process.stdin is not None
             assert process.stdout is not None
             try:

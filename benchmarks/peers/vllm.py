@@ -23,6 +23,7 @@ class Vllm:
     """Started for each case at its best: without LoRA for the base, else with the slots and the rank that the case needs."""
 
     name = "vLLM"
+    manner = "CPU build, LoRA off for the base, else with as many slots and as large a rank as the load needs; all CPUs compute"
     version = environments.VLLM
     repeats = 1
 

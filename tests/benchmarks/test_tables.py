@@ -18,7 +18,7 @@ MACHINE = {"date": "today", "cpu": "a CPU", "cpus": 2, "isa": "amx", "commit": "
 @pytest.fixture
 def results() -> Results:
     """Three rounds of ours and two peers; one peer cannot do one load."""
-    results = Results(MACHINE, {"manylora": "1", "vLLM": "2", "PEFT": "3"}, 3)
+    results = Results(MACHINE, {"manylora": "1", "vLLM": "2", "PEFT": "3"}, 3, {"PEFT": "static batches"})
     for case, ours, vllm in ((MIXED, 500.0, 40.0), (BASE, 600.0, 300.0)):
         results.row(case, "manylora").samples = [Sample(ours + change, 0.4, 0.04) for change in (-50.0, 0.0, 200.0)]
         results.row(case, "manylora").limits = [Sample(ours * 1.25, None, 0.02)]
@@ -84,6 +84,7 @@ def test_the_page_of_peers_says_why_a_figure_is_missing(results: Results) -> Non
     assert "1. PEFT: it broke\n" in page
     assert "a CPU, 2 CPUs, amx" in page
     assert "vLLM 2" in page
+    assert "* PEFT: static batches\n" in page
 
 
 def test_the_page_of_our_speed_has_the_limit_beside_each_figure(results: Results) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 
-def load(folder: str, adapters: list[str]) -> torch.nn.Module:
+def load(folder: str, adapters: list[str]) -> PreTrainedModel | PeftModel:
     """The base, wrapped only if there are adapters: the wrapper costs time."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     model.generation_config.eos_token_id = None
@@ -30,7 +31,7 @@ def load(folder: str, adapters: list[str]) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def answer(model: torch.nn.Module, batch: dict, wrapped: bool) -> dict:
+def answer(model: PreTrainedModel | PeftModel, batch: dict[str, Any], wrapped: bool) -> dict[str, Any]:
     """One static batch, greedy. Every step's time is taken by a stopping criterion that never stops."""
     began = time.perf_counter()
     seconds: list[float] = []
