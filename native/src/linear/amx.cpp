@@ -259,45 +259,14 @@ struct Amx : Avx512Epilogue {
 // int8: 16 rows x 16 columns x 64 depths in one instruction, exactly. The tiles are used, and shaped, as above.
 constexpr int64_t kInt8TileDepth = 64;
 
-// Tiles 0 to V - 1, and 3 to V + 2, as rows [16 V] from `upper` and `lower` on. A pitch of 0 makes all rows the same.
 template <int V>
-[[gnu::always_inline]] inline void load_upper(const void* upper, int64_t pitch) {
-  const auto* at = static_cast<const float*>(upper);
-  _tile_loadd(0, at, pitch);
-  _tile_loadd(1, at + 16, pitch);
-  if constexpr (V > 2) _tile_loadd(2, at + 32, pitch);
-  if constexpr (V > 3) _tile_loadd(3, at + 48, pitch);
-}
-
-template <int V>
-[[gnu::always_inline]] inline void load_lower(const void* lower, int64_t pitch) {
-  const auto* at = static_cast<const float*>(lower);
-  _tile_loadd(3, at, pitch);
-  _tile_loadd(4, at + 16, pitch);
-  if constexpr (V > 2) _tile_loadd(5, at + 32, pitch);
-}
-
-template <int V>
-[[gnu::always_inline]] inline void store_upper(float* upper) {
-  constexpr int64_t kPitch = 64 * V;
-  _tile_stored(0, upper, kPitch);
-  _tile_stored(1, upper + 16, kPitch);
-  if constexpr (V > 2) _tile_stored(2, upper + 32, kPitch);
-  if constexpr (V > 3) _tile_stored(3, upper + 48, kPitch);
-}
-
-template <int V>
-[[gnu::always_inline]] inline void store_lower(float* lower) {
-  constexpr int64_t kPitch = 64 * V;
-  _tile_stored(3, lower, kPitch);
-  _tile_stored(4, lower + 16, kPitch);
-  if constexpr (V > 2) _tile_stored(5, lower + 32, kPitch);
-}
-
-template <int V>
-[[gnu::always_inline]] inline void int8_one_half(const uint8_t* x, int64_t stride, const Int8Panel& panel, Ahead& ahead) {
+void int8_one_half(const uint8_t* x, int64_t stride, const Int8Panel& panel, float* values, Ahead& ahead) {
   constexpr int64_t kPitch = 64 * V;
   const int8_t* w = panel.q;
+  _tile_loadd(0, panel.starts, 0);  // each row is the same
+  _tile_loadd(1, panel.starts + 16, 0);
+  if constexpr (V > 2) _tile_loadd(2, panel.starts + 32, 0);
+  if constexpr (V > 3) _tile_loadd(3, panel.starts + 48, 0);
   for (int64_t k = 0; k < panel.depth; k += kInt8TileDepth, w += kInt8TileDepth * 16 * V) {
     fetch(ahead);
     _tile_loadd(6, x + k, stride);
@@ -314,14 +283,23 @@ template <int V>
       _tile_dpbusd(3, 6, 7);
     }
   }
+  _tile_stored(0, values, kPitch);
+  _tile_stored(1, values + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(2, values + 32, kPitch);
+  if constexpr (V > 3) _tile_stored(3, values + 48, kPitch);
 }
 
 template <int V>
-[[gnu::always_inline]] inline void int8_two_halves(const uint8_t* x, int64_t second, int64_t stride, const Int8Panel& panel,
-                                                   Ahead& ahead) {
+void int8_two_halves(const uint8_t* x, int64_t second, int64_t stride, const Int8Panel& panel, float* values, Ahead& ahead) {
   constexpr int64_t kPitch = 64 * V;
   const uint8_t* y = x + second * stride;
   const int8_t* w = panel.q;
+  _tile_loadd(0, panel.starts, 0);
+  _tile_loadd(1, panel.starts + 16, 0);
+  if constexpr (V > 2) _tile_loadd(2, panel.starts + 32, 0);
+  _tile_loadd(3, panel.starts, 0);
+  _tile_loadd(4, panel.starts + 16, 0);
+  if constexpr (V > 2) _tile_loadd(5, panel.starts + 32, 0);
   for (int64_t k = 0; k < panel.depth; k += kInt8TileDepth, w += kInt8TileDepth * 16 * V) {
     fetch(ahead);
     _tile_loadd(6, x + k, stride);
@@ -340,6 +318,13 @@ template <int V>
       _tile_dpbusd(5, 6, 7);
     }
   }
+  float* below = values + second * 16 * V;
+  _tile_stored(0, values, kPitch);
+  _tile_stored(1, values + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(2, values + 32, kPitch);
+  _tile_stored(3, below, kPitch);
+  _tile_stored(4, below + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(5, below + 32, kPitch);
 }
 
 // The int32 sums of a tile to its values, in place.
@@ -357,48 +342,56 @@ void scale_sums(const Int8Panel& panel, const float* row_scales, const Tile& til
 template <int V>
 void int8_tiles(const PanelJob& job, const Tile& tile, Ahead& ahead) {
   const Int8Panel panel(job);
-  const int64_t blocks = panel.depth / kInt8TileDepth, stride = job.int8.stride;
+  const int64_t blocks = panel.depth / kInt8TileDepth;
   ahead.rate = (ahead.lines + blocks - 1) / blocks;
-  const uint8_t* x = job.int8.q + tile.start * stride;
+  const uint8_t* x = job.int8.q + tile.start * job.int8.stride;
   if (tile.rows <= kTileRows) {
     configure(tile.rows, 16);
-    load_upper<V>(panel.starts, 0);
-    int8_one_half<V>(x, stride, panel, ahead);
-    store_upper<V>(tile.values);
+    int8_one_half<V>(x, job.int8.stride, panel, tile.values, ahead);
   } else if constexpr (V < 4) {
-    const int64_t half = (tile.rows + 1) / 2, second = tile.rows - half;
+    const int64_t half = (tile.rows + 1) / 2;
     configure(half, 16);
-    load_upper<V>(panel.starts, 0);
-    load_lower<V>(panel.starts, 0);
-    int8_two_halves<V>(x, second, stride, panel, ahead);
-    store_upper<V>(tile.values);
-    store_lower<V>(tile.values + second * 16 * V);
+    int8_two_halves<V>(x, tile.rows - half, job.int8.stride, panel, tile.values, ahead);
   }
   scale_sums<V>(panel, job.int8.scales + tile.start, tile);
+}
+
+void int8_tile_amx(const PanelJob& job, const Tile& tile, Ahead& ahead) {
+  const auto kernel = job.width == 32 ? int8_tiles<2> : job.width == 48 ? int8_tiles<3> : int8_tiles<4>;
+  kernel(job, tile, ahead);
 }
 
 // The low-rank term of a tile whose rows share an adapter, after its base product.
 template <int V>
 void int8_ranks(const PanelJob& job, const Tile& tile, Ahead& ahead) {
+  constexpr int64_t kPitch = 64 * V;
   const ExpandTimer timer(job);
   const Ranks<V> ranks(job, tile);
-  settle(tile.values);
-  if (tile.rows <= kTileRows) {
-    configure(tile.rows, 16);
-    load_upper<V>(tile.values, 64 * V);
+  const int64_t half = tile.rows <= kTileRows ? tile.rows : (tile.rows + 1) / 2;
+  float *values = tile.values, *below = values + (tile.rows - half) * 16 * V;
+  configure(half, 16);
+  settle(values);
+  _tile_loadd(0, values, kPitch);
+  _tile_loadd(1, values + 16, kPitch);
+  if constexpr (V > 2) _tile_loadd(2, values + 32, kPitch);
+  if constexpr (V > 3) _tile_loadd(3, values + 48, kPitch);
+  if (half == tile.rows) {
     one_half<V, false>(ranks.whole, ahead);
     one_half<V, false>(ranks.rest, ahead);
-    store_upper<V>(tile.values);
   } else if constexpr (V < 4) {
-    const int64_t half = (tile.rows + 1) / 2, second = tile.rows - half;
-    configure(half, 16);
-    load_upper<V>(tile.values, 64 * V);
-    load_lower<V>(tile.values + second * 16 * V, 64 * V);
-    two_halves<V, false>(ranks.whole, second, ahead);
-    two_halves<V, false>(ranks.rest, second, ahead);
-    store_upper<V>(tile.values);
-    store_lower<V>(tile.values + second * 16 * V);
+    _tile_loadd(3, below, kPitch);
+    _tile_loadd(4, below + 16, kPitch);
+    if constexpr (V > 2) _tile_loadd(5, below + 32, kPitch);
+    two_halves<V, false>(ranks.whole, tile.rows - half, ahead);
+    two_halves<V, false>(ranks.rest, tile.rows - half, ahead);
+    _tile_stored(3, below, kPitch);
+    _tile_stored(4, below + 16, kPitch);
+    if constexpr (V > 2) _tile_stored(5, below + 32, kPitch);
   }
+  _tile_stored(0, values, kPitch);
+  _tile_stored(1, values + 16, kPitch);
+  if constexpr (V > 2) _tile_stored(2, values + 32, kPitch);
+  if constexpr (V > 3) _tile_stored(3, values + 48, kPitch);
 }
 
 struct Int8Amx : Amx {
@@ -406,14 +399,8 @@ struct Int8Amx : Amx {
   static constexpr int64_t kFewRows = 4;  // up to which vectors are quicker (measured); the bits are the same
 
   static bool expands(const PanelJob&, const Tile& tile) { return tile.whole != nullptr; }
-
   static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) {
-    if (tile.rows <= kFewRows) {
-      int8_tile_avx512(job, tile, ahead);
-    } else {
-      const auto tiles = job.width == 32 ? int8_tiles<2> : job.width == 48 ? int8_tiles<3> : int8_tiles<4>;
-      tiles(job, tile, ahead);
-    }
+    tile.rows <= kFewRows ? int8_tile_avx512(job, tile, ahead) : int8_tile_amx(job, tile, ahead);
     if (!expands(job, tile)) return;
     const auto ranks = job.width == 32 ? int8_ranks<2> : job.width == 48 ? int8_ranks<3> : int8_ranks<4>;
     ranks(job, tile, ahead);
