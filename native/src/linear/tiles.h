@@ -27,10 +27,10 @@ struct Ahead {
   int64_t lines = 0;  // in all regions
   int64_t rate = 0;   // lines of one fetch
 
-  void add(const bf16* at, int64_t elements) {
-    if (elements == 0) return;
-    const int64_t of_region = (elements * 2 + 63) / 64;
-    regions[count++] = {reinterpret_cast<const char*>(at), of_region};
+  void add(const void* at, int64_t bytes) {
+    if (bytes == 0) return;
+    const int64_t of_region = (bytes + 63) / 64;
+    regions[count++] = {static_cast<const char*>(at), of_region};
     lines += of_region;
   }
 };
@@ -39,6 +39,20 @@ struct Ahead {
 struct Tile {
   int64_t start, rows;
   float* values;  // [rows, panel width]
+  const Expansion* whole;  // that all its rows share, or null
+};
+
+// Counts the time of a block as that of low-rank terms, when somebody asks.
+class ExpandTimer {
+ public:
+  explicit ExpandTimer(const PanelJob& job) : ticks_(job.expand_ticks), began_(ticks_ == nullptr ? 0 : ticks()) {}
+  ~ExpandTimer() {
+    if (ticks_ != nullptr) *ticks_ += ticks() - began_;
+  }
+
+ private:
+  uint64_t* ticks_;
+  uint64_t began_;
 };
 
 template <class Isa>
@@ -63,10 +77,11 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
     finish<Isa>(job, tile, done, from, nullptr);
     const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
     const bf16* s = expansion.s + (from - expansion.start) * expansion.s_stride;
-    const uint64_t began = job.expand_ticks == nullptr ? 0 : ticks();
-    Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
-                tile.values + (from - tile.start) * job.width);
-    if (job.expand_ticks != nullptr) *job.expand_ticks += ticks() - began;
+    if (!Isa::expands(job, tile)) {
+      const ExpandTimer timer(job);
+      Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
+                  tile.values + (from - tile.start) * job.width);
+    }
     finish<Isa>(job, tile, from, to, &expansion);
     done = to;
     if (expansion.stop > stop) break;  // goes on in the next tile
@@ -75,16 +90,23 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
   finish<Isa>(job, tile, done, stop, nullptr);
 }
 
-static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next) {
+// The expansion of all rows from `start` to `stop`, or null. `next` as in run_tile.
+static inline const Expansion* sole_expansion(const PanelJob& job, int64_t next, int64_t start, int64_t stop) {
+  if (next == job.expansion_count) return nullptr;
+  const Expansion& expansion = job.expansions[next];
+  return expansion.start <= start && expansion.stop >= stop ? &expansion : nullptr;
+}
+
+static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next, bool fetch_panels) {
   Ahead ahead;
   for (int64_t i = next; i < job.expansion_count && job.expansions[i].start < tile.start + tile.rows; ++i) {
     const int64_t elements = even(job.expansions[i].rank) * job.width;
-    ahead.add(job.expansions[i].b + job.index * elements, elements);
+    ahead.add(job.expansions[i].b + job.index * elements, elements * 2);
   }
-  if (job.next_panel != nullptr) {
-    const int64_t pairs = (job.depth + 1) / 2, rows = job.stop - job.start;
-    const int64_t from = pairs * (tile.start - job.start) / rows, to = pairs * (tile.start + tile.rows - job.start) / rows;
-    ahead.add(job.next_panel + from * 2 * job.width, (to - from) * 2 * job.width);
+  if (fetch_panels && job.next_panel != nullptr) {
+    const int64_t lines = job.panel_bytes / 64, rows = job.stop - job.start;
+    const int64_t from = lines * (tile.start - job.start) / rows, to = lines * (tile.start + tile.rows - job.start) / rows;
+    ahead.add(job.next_panel + from * 32, (to - from) * 64);
   }
   return ahead;
 }
@@ -98,8 +120,9 @@ void run_panel(const PanelJob& job) {
   for (int64_t row = job.start; row < job.stop;) {
     const int64_t left = job.stop - row;
     const int64_t tiles = (left + most - 1) / most;
-    const Tile tile{row, (left + tiles - 1) / tiles, values};  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
-    Ahead ahead = look_ahead(job, tile, next);
+    const int64_t rows = (left + tiles - 1) / tiles;  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
+    const Tile tile{row, rows, values, sole_expansion(job, next, row, row + rows)};
+    Ahead ahead = look_ahead(job, tile, next, Isa::kFetchesPanels);
     Isa::base(job, tile, ahead);
     run_tile<Isa>(job, tile, next);
     row += tile.rows;

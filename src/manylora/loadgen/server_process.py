@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from manylora.errors import ManyloraError
@@ -32,12 +32,17 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], url: str, log: Path, timeout: float = 120.0) -> Iterator[subprocess.Popen[bytes]]:
+def serving(
+    command: Sequence[str], url: str, log: Path, timeout: float = 120.0, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Runs `command` with its output in `log` while the block lasts; enters it once `url`/health answers 200.
 
-    Raises ServerDidNotStart."""
+    `environment` adds to this process's own. Raises ServerDidNotStart."""
+    variables = {**os.environ, **(environment or {})}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=variables
+        )
         try:
             _await_healthy(process, url, log, timeout)
             yield process
