@@ -29,9 +29,9 @@ FAMILIES = {
     "gather": "embedding",
     "rms_norm": "norm",
     "linear": "linear",
+    "gated_linear": "linear",
     "rotary": "rotary",
     "attention": "attention",
-    "silu_multiply": "activation",
     "logprobs": "sampling",
     "sample": "sampling",
 }

@@ -26,6 +26,8 @@ struct Options {
 // What computes: products of bf16, products of int8, everything else.
 enum Unit { kProducts, kInt8Products, kVectors, kUnits };
 
+constexpr double kExpOperations = 20.0;  // of e^x, about
+
 using Operations = std::array<double, kUnits>;  // of each unit
 
 // What the machine gave in one moment, per second, all threads together.
@@ -44,12 +46,12 @@ struct Line {
 };
 
 // Part of a pass: the line it belongs to, and its seconds.
-struct Lap {
+struct Split {
   size_t line;
   double seconds;
 };
 
-// Times the parts of a pass, one after the other.
+// Timing the parts of a pass, one after the other.
 class Stopwatch {
  public:
   void start() { last_ = std::chrono::steady_clock::now(), laps_.clear(); }
@@ -60,11 +62,11 @@ class Stopwatch {
     laps_.push_back({line, std::chrono::duration<double>(now - last_).count()});
     last_ = std::chrono::steady_clock::now();
   }
-  const std::vector<Lap>& laps() const { return laps_; }
+  const std::vector<Split>& laps() const { return laps_; }
 
  private:
   std::chrono::steady_clock::time_point last_;
-  std::vector<Lap> laps_;
+  std::vector<Split> laps_;
 };
 
 // Work that is done again and again. Every repetition makes the same laps.
@@ -76,7 +78,7 @@ struct Pass {
 
 // The times of one line in seconds. Best is the sum over the laps of each one's best time, what the machine can do when nobody
 // else uses it; median is of whole passes, what it did.
-struct Times {
+struct Timing {
   double best, median;
 };
 
@@ -94,11 +96,11 @@ class Bench {
  private:
   Limits probe();
   void save() const;  // all lines so far
-  void print(const Line& line, const Times& times, const Limits& limits, double first_best);
+  void print(const Line& line, const Timing& times, const Limits& limits, double first_best);
 
   Options options_;
-  Runtime runtime_, vectors_;  // the second for the arithmetic of everything but products
-  Memory memory_;              // that the probe reads
+  Runtime runtime_, vectors_;   // the second for the arithmetic of everything but products
+  std::vector<Memory> pieces_;  // that the probe reads: together more than caches hold
   std::string json_;
 };
 

@@ -17,10 +17,10 @@ struct Heads {
   int64_t heads, kv_heads, head_dim;
 };
 
-void bench_load(Bench& bench, const Heads& shape, int64_t sequences, const Part& part) {
-  const Step step(std::vector<Part>(static_cast<size_t>(sequences), part));
-  const bool decode = part.rows == 1;
-  const auto tokens = static_cast<double>(sequences * part.context);
+void bench_load(Bench& bench, const Heads& shape, int64_t sequences, const Chunk& chunk) {
+  const Step step(std::vector<Chunk>(static_cast<size_t>(sequences), chunk));
+  const bool decode = chunk.rows == 1;
+  const auto tokens = static_cast<double>(sequences * chunk.context);
   const double bytes = tokens * static_cast<double>(shape.kv_heads * shape.head_dim * 4);
   const int64_t layers = decode ? static_cast<int64_t>(std::ceil(kBeyondCaches / bytes)) : kPromptLayers;
   const Memory arena(static_cast<size_t>(step.blocks * kv_block_bytes(layers, shape.kv_heads, shape.head_dim)));
@@ -30,10 +30,11 @@ void bench_load(Bench& bench, const Heads& shape, int64_t sequences, const Part&
   const int64_t columns = shape.heads * shape.head_dim;
   Matrix q(step.batch.rows(), columns, Dtype::bfloat16), out(step.batch.rows(), columns, Dtype::bfloat16);
   noise.fill(q);
-  const double pairs = decode ? tokens : 0.5 * static_cast<double>(part.rows * (2 * part.context - part.rows + 1));
+  const double pairs = decode ? tokens : 0.5 * static_cast<double>(chunk.rows * (2 * chunk.context - chunk.rows + 1));
   const std::string what = decode ? "32 x 1 row, context " : "prompt of ";
-  Line line{"attention", shape.name, what + std::to_string(part.context), bytes};
-  line.operations[kVectors] = 4.0 * pairs * static_cast<double>(columns);
+  Line line{"attention", shape.name, what + std::to_string(chunk.context), bytes};
+  line.operations[kProducts] = 4.0 * pairs * static_cast<double>(columns);
+  line.operations[kVectors] = kExpOperations * pairs * static_cast<double>(shape.heads);
   line.cached = !decode;
   line.times = layers;
   bench.measure({{{line}, [&](Stopwatch& stopwatch) {

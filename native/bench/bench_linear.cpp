@@ -13,6 +13,8 @@ constexpr ModelShape kSmall{"SmolLM2-135M", 30, 576, 1536, 9, 3, 64, 49152};
 // Five of its sixteen layers already hold more than caches do.
 constexpr ModelShape kLarge{"Llama-3.2-1B", 5, 2048, 8192, 32, 8, 64, 0};
 
+constexpr size_t kGateUp = 2;  // of the sites: its activation belongs to the product
+
 using Residents = std::vector<std::unique_ptr<Resident>>;
 
 struct Model {
@@ -53,7 +55,9 @@ struct Model {
 struct Activations {
   // A long prompt needs the head for its last row only: none here.
   Activations(Model& model, int64_t rows_)
-      : rows(rows_), products(model.layers.size() + (model.head != nullptr && rows < 512 ? 1 : 0)) {
+      : rows(rows_),
+        gated(rows, model.shape.intermediate, Dtype::bfloat16),
+        products(model.layers.size() + (model.head != nullptr && rows < 512 ? 1 : 0)) {
     for (const Site& site : model.sites) {
       x.emplace_back(rows, site.depth, Dtype::bfloat16);
       y.emplace_back(rows, site.all_columns(), Dtype::float32);
@@ -61,6 +65,7 @@ struct Activations {
     }
   }
   int64_t rows;
+  Matrix gated;     // of gate_up
   size_t products;  // of a pass
   std::vector<Matrix> x, y;
 };
@@ -69,7 +74,11 @@ void run(Runtime& runtime, const Model& model, Activations& at, const Segments& 
   for (size_t product = 0; product < at.products; ++product) {
     const size_t site = model.site_of(product);
     const int64_t number = product < model.layers.size() ? static_cast<int64_t>(product) : -1;
-    linear(runtime, at.rows, segments, at.x[site], model.product(product), number, at.y[site], false);
+    if (site == kGateUp) {
+      gated_linear(runtime, at.rows, segments, at.x[site], model.product(product), number, at.gated);
+    } else {
+      linear(runtime, at.rows, segments, at.x[site], model.product(product), number, at.y[site], false);
+    }
     stopwatch.lap(by_site ? site + 1 : 0);
   }
 }

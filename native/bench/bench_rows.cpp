@@ -40,12 +40,12 @@ void bench_activation(Bench& bench, const ModelShape& shape, int64_t rows, Noise
   Matrix gate_up(rows, 2 * shape.intermediate, Dtype::float32), y(rows, shape.intermediate, Dtype::bfloat16);
   noise.fill(gate_up, 4.0f);
   const auto elements = static_cast<double>(rows * shape.intermediate);
-  bench_calls(bench, "activation", "intermediate " + std::to_string(shape.intermediate), rows, elements, 10, 24,
-              [&] { silu_multiply(bench.runtime(), rows, gate_up, y); });  // e^x takes about 20
+  bench_calls(bench, "activation", "intermediate " + std::to_string(shape.intermediate), rows, elements, 10, kExpOperations + 4,
+              [&] { silu_multiply(bench.runtime(), rows, gate_up, y); });
 }
 
 void bench_rotary(Bench& bench, const ModelShape& shape, int64_t rows, Noise& noise) {
-  const Step step(std::vector<Part>(static_cast<size_t>(rows), {1, 256}));
+  const Step step(std::vector<Chunk>(static_cast<size_t>(rows), {1, 256}));
   const Memory arena(static_cast<size_t>(step.blocks * kv_block_bytes(1, shape.kv_heads, shape.head_dim)));
   const KvCache kv(arena, 1, shape.kv_heads, shape.head_dim);
   Matrix qkv(rows, shape.q_columns() + 2 * shape.kv_columns(), Dtype::float32), q(rows, shape.q_columns(), Dtype::bfloat16);
@@ -57,7 +57,7 @@ void bench_rotary(Bench& bench, const ModelShape& shape, int64_t rows, Noise& no
 }
 
 void bench_embedding(Bench& bench, const ModelShape& shape, int64_t rows, Noise& noise) {
-  const Step step(std::vector<Part>(static_cast<size_t>(rows), {1, 1}));
+  const Step step(std::vector<Chunk>(static_cast<size_t>(rows), {1, 1}));
   Matrix table(shape.vocabulary, shape.hidden, Dtype::bfloat16), x(rows, shape.hidden, Dtype::float32);
   noise.fill(table);
   bench_calls(bench, "embedding", "hidden " + std::to_string(shape.hidden), rows, static_cast<double>(rows * shape.hidden), 6, 0,

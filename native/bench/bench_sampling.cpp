@@ -9,7 +9,6 @@ namespace manylora::bench {
 namespace {
 
 constexpr int64_t kRows = 32, kVocabulary = 49152, kCalls = 5;
-constexpr double kExpOperations = 20.0;  // of e^x, about
 
 // Bell-shaped with a deviation of 2, and some tokens that stand out, as a model's do.
 void fill_logits(Matrix& logits) {

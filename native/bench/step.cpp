@@ -13,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "manylora/activation.h"
 #include "manylora/attention.h"
 #include "manylora/embedding.h"
 #include "manylora/linear.h"
@@ -32,13 +31,13 @@ constexpr ModelShape kShape{"small", 2, 384, 1024, 6, 2, 64, 8200};
 constexpr float kEps = 1e-5f;
 constexpr int64_t kMaxRows = 80, kMaxSequences = 16, kMaxContext = 1024;
 
-std::vector<Part> parts_of(const std::string& name) {
+std::vector<Chunk> chunks_of(const std::string& name) {
   if (name == "alone") return {{1, 600}};
-  std::vector<Part> parts;
-  for (int64_t i = 0; i < 12; ++i) parts.push_back({1, 30 + 61 * i});
-  parts.push_back({40, 530});
-  parts.push_back({21, 21});
-  return parts;
+  std::vector<Chunk> chunks;
+  for (int64_t i = 0; i < 12; ++i) chunks.push_back({1, 30 + 61 * i});
+  chunks.push_back({40, 530});
+  chunks.push_back({21, 21});
+  return chunks;
 }
 
 struct Model {
@@ -70,7 +69,6 @@ struct Buffers {
   Matrix qkv{kMaxRows, kShape.q_columns() + 2 * kShape.kv_columns(), Dtype::float32};
   Matrix query{kMaxRows, kShape.q_columns(), Dtype::bfloat16};
   Matrix attended{kMaxRows, kShape.q_columns(), Dtype::bfloat16};
-  Matrix gate_up{kMaxRows, 2 * kShape.intermediate, Dtype::float32};
   Matrix activated{kMaxRows, kShape.intermediate, Dtype::bfloat16};
   Matrix last{kMaxSequences, kShape.hidden, Dtype::float32};
   Matrix last_normed{kMaxSequences, kShape.hidden, Dtype::bfloat16};
@@ -114,8 +112,7 @@ void set_up(Sampler& sampler) {
     attention(run, batch, at.query, kv, layer, at.attended);
     linear(run, rows, segments, at.attended, weights[1], site + 1, at.hidden, true);
     rms_norm(run, rows, at.hidden, model.norm, kEps, at.normed);
-    linear(run, rows, segments, at.normed, weights[2], site + 2, at.gate_up, false);
-    silu_multiply(run, rows, at.gate_up, at.activated);
+    gated_linear(run, rows, segments, at.normed, weights[2], site + 2, at.activated);
     linear(run, rows, segments, at.activated, weights[3], site + 3, at.hidden, true);
   }
   gather(run, batch, last, at.hidden, at.last);
@@ -142,7 +139,7 @@ int main(int argc, char** argv) try {
   Runtime runtime(1, argv[1]);
   Model model(runtime, name == "int8" ? Quantization::int8 : Quantization::none);
   Buffers buffers;
-  const Step step(parts_of(name));
+  const Step step(chunks_of(name));
   const Memory arena(static_cast<size_t>(step.blocks * kv_block_bytes(kShape.layers, kShape.kv_heads, kShape.head_dim)));
   model.noise.fill(reinterpret_cast<bf16*>(arena.data()), static_cast<int64_t>(arena.bytes()) / 2);
   const KvCache kv(arena, kShape.layers, kShape.kv_heads, kShape.head_dim);

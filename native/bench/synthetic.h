@@ -118,41 +118,42 @@ struct Resident {
 };
 
 // The new rows of one sequence, the last of them at position context - 1.
-struct Part {
+struct Chunk {
   int64_t rows, context;
 };
 
 // A batch of these sequences, blocks scattered over `blocks`. Sizes are exact: nothing is left over.
 class Step {
  public:
-  explicit Step(const std::vector<Part>& parts)
-      : blocks_each(most_blocks(parts)),
-        blocks(static_cast<int64_t>(parts.size()) * blocks_each),
-        batch(all_rows(parts), static_cast<int64_t>(parts.size()), static_cast<int64_t>(parts.size()), blocks_each) {
+  explicit Step(const std::vector<Chunk>& chunks)
+      : blocks_each(most_blocks(chunks)),
+        blocks(static_cast<int64_t>(chunks.size()) * blocks_each),
+        batch(all_rows(chunks), static_cast<int64_t>(chunks.size()), static_cast<int64_t>(chunks.size()), blocks_each) {
     std::vector<int32_t> ids(static_cast<size_t>(blocks));
     std::iota(ids.begin(), ids.end(), 0);
     std::minstd_rand random{1};
     for (size_t i = ids.size(); i > 1; --i) std::swap(ids[i - 1], ids[random() % i]);
     std::copy(ids.begin(), ids.end(), batch.block_tables());
     int32_t row = 0;
-    for (size_t s = 0; s < parts.size(); ++s) {
+    for (size_t s = 0; s < chunks.size(); ++s) {
       batch.sequence_slots()[s] = static_cast<int32_t>(s);
-      for (int64_t r = 0; r < parts[s].rows; ++r, ++row) {
-        batch.positions()[row] = static_cast<int32_t>(parts[s].context - parts[s].rows + r);
+      for (int64_t r = 0; r < chunks[s].rows; ++r, ++row) {
+        batch.positions()[row] = static_cast<int32_t>(chunks[s].context - chunks[s].rows + r);
         batch.token_ids()[row] = row * 7;
       }
       batch.sequence_starts()[s + 1] = row;
       batch.gather_rows()[s] = row - 1;  // the sequence's last
     }
-    batch.begin(row, static_cast<int64_t>(parts.size()));
+    batch.begin(row, static_cast<int64_t>(chunks.size()));
   }
 
-  static int64_t all_rows(const std::vector<Part>& parts) {
-    return std::accumulate(parts.begin(), parts.end(), int64_t{0}, [](int64_t sum, const Part& p) { return sum + p.rows; });
+  static int64_t all_rows(const std::vector<Chunk>& chunks) {
+    return std::accumulate(chunks.begin(), chunks.end(), int64_t{0},
+                           [](int64_t sum, const Chunk& chunk) { return sum + chunk.rows; });
   }
-  static int64_t most_blocks(const std::vector<Part>& parts) {
+  static int64_t most_blocks(const std::vector<Chunk>& chunks) {
     int64_t context = 0;
-    for (const Part& part : parts) context = std::max(context, part.context);
+    for (const Chunk& chunk : chunks) context = std::max(context, chunk.context);
     return (context + kBlockTokens - 1) / kBlockTokens;
   }
 

@@ -35,7 +35,6 @@ def step() -> Path:
     return BUILD / "step"
 
 
-@pytest.mark.timeout(120)
 def test_a_step_takes_the_instructions_that_are_written_down(step: Path) -> None:
     """No family of kernels, and no step as a whole, grows or shrinks by more than 3 % unnoticed."""
     figures = json.loads(INSTRUCTIONS["FIGURES"].read_text(encoding="utf-8"))

@@ -45,6 +45,12 @@ struct Expansion {
   const float* bias;          // [columns of the part] or null
 };
 
+// Some memory.
+struct Region {
+  const std::byte* at;
+  int64_t lines;  // of 64 bytes
+};
+
 // Rows [start, stop) of one panel.
 struct PanelJob {
   const bf16* x;     // row 0 of [rows, depth]
@@ -52,7 +58,6 @@ struct PanelJob {
   int64_t start, stop;
   int64_t depth;
   const bf16* panel;  // the packed bytes, whatever the weight's kind
-  int64_t panel_bytes;
   Int8Rows int8;      // of x, for an int8 weight
   int64_t width;      // 32, 48 or 64
   int64_t columns;    // of the panel, at most width
@@ -61,9 +66,10 @@ struct PanelJob {
   float* y;           // row 0, first column of the panel
   int64_t y_stride;   // elements
   bool accumulate;
+  bool cold;  // few rows, and the panel has not been read yet: reading it is what takes the time
   const Expansion* expansions;  // of the part, ascending and disjoint
   int64_t expansion_count;
-  const bf16* next_panel;  // that this thread will probably read next, or null: worth fetching meanwhile
+  Region next;  // what this thread will probably read next: worth fetching meanwhile
   uint64_t* expand_ticks;   // of the expansions, to be added to; null: nobody asks
 };
 
@@ -104,6 +110,11 @@ class Linear {
     int64_t column, columns;  // first column in y, and how many
   };
   Place place(int64_t panel) const;
+  // The panel after `panel`, or nothing.
+  Region next(int64_t panel) const {
+    if (panel + 1 == panels_) return {nullptr, 0};
+    return {memory_.data() + (panel + 1) * panel_bytes(), panel_bytes() / 64};
+  }
   const bf16* panel(int64_t index) const { return reinterpret_cast<const bf16*>(memory_.data() + index * panel_bytes()); }
   int64_t panel_bytes() const {
     return quantization_ == Quantization::int8 ? (padded_depth(depth_) + 8) * width_ : (depth_ + 1) / 2 * 4 * width_;

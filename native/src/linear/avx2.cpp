@@ -63,7 +63,10 @@ void multiply_block(const bf16* x, int64_t stride, int64_t rows, const bf16* w, 
 }
 
 struct Avx2 {
-  static constexpr bool kFetchesPanels = true;
+  // Whether `base` can write to rows that are not adjacent.
+  static bool writes_rows(const PanelJob&) { return false; }
+  // Whether `base` reads ahead by itself.
+  static bool touches(const PanelJob&) { return false; }
 
   // Whether `base` adds the low-rank term of a tile too.
   static bool expands(const PanelJob&, const Tile&) { return false; }

@@ -91,7 +91,10 @@ inline void continue_rows(const bf16* x, int64_t stride, int64_t rows, const bf1
 
 // What follows the base product.
 struct Avx512Epilogue {
-  static constexpr bool kFetchesPanels = true;
+  // Whether `base` can write to rows that are not adjacent.
+  static bool writes_rows(const PanelJob&) { return false; }
+  // Whether `base` reads ahead by itself.
+  static bool touches(const PanelJob&) { return false; }
 
   // Whether `base` adds the low-rank term of a tile too.
   static bool expands(const PanelJob&, const Tile&) { return false; }

@@ -224,7 +224,6 @@ struct Product {
             .stop = stop,
             .depth = weight.depth(),
             .panel = weight.panel(panel),
-            .panel_bytes = weight.panel_bytes(),
             .int8 = quantizer.result(),
             .width = weight.width(),
             .columns = place.columns,
@@ -233,9 +232,10 @@ struct Product {
             .y = y,
             .y_stride = y_stride,
             .accumulate = false,
+            .cold = stop - start <= kPanelRows,
             .expansions = lora.expansions + first,
             .expansion_count = lora.first[place.part + 1] - first,
-            .next_panel = panel + 1 < weight.panels() ? weight.panel(panel + 1) : nullptr,
+            .next = weight.next(panel),
             .expand_ticks = expand_ticks};
   }
 };
@@ -249,8 +249,13 @@ void gated_panel(const Product& product, int64_t index, int64_t start, int64_t s
   alignas(64) float gate[kGatedRows * kMaxWidth], up[kGatedRows * kMaxWidth];
   for (int64_t row = start; row < stop; row += kGatedRows) {
     const int64_t end = std::min(stop, row + kGatedRows);
-    const PanelJob of_gate = product.job(index, row, end, gate - row * width, width, expand_ticks);
-    const PanelJob of_up = product.job(gates + index, row, end, up - row * width, width, expand_ticks);
+    PanelJob of_gate = product.job(index, row, end, gate - row * width, width, expand_ticks);
+    PanelJob of_up = product.job(gates + index, row, end, up - row * width, width, expand_ticks);
+    of_gate.cold = of_up.cold = stop - start <= kGatedRows;
+    for (PanelJob* job : {&of_gate, &of_up}) {  // every block of rows fetches its share
+      const int64_t from = job->next.lines * (row - start) / (stop - start), to = job->next.lines * (end - start) / (stop - start);
+      job->next = {job->next.at + 64 * from, to - from};
+    }
     panel(of_gate);
     panel(of_up);
     for (int64_t r = row; r < end; ++r) {

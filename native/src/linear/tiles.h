@@ -16,21 +16,15 @@ constexpr int64_t kMaxRegions = kMaxTileRows + 1;  // every row its own adapter,
 
 // Memory that will be read soon, fetched while the arithmetic of a tile runs: the factors B of the tile's segments, then the
 // tile's share of the next panel.
-struct Region {
-  const char* at;
-  int64_t lines;  // of 64 bytes
-};
-
 struct Ahead {
   Region regions[kMaxRegions];
   int64_t first = 0, count = 0;
   int64_t lines = 0;  // in all regions
   int64_t rate = 0;   // lines of one fetch
 
-  void add(const void* at, int64_t bytes) {
-    if (bytes == 0) return;
-    const int64_t of_region = (bytes + 63) / 64;
-    regions[count++] = {static_cast<const char*>(at), of_region};
+  void add(const void* at, int64_t of_region) {
+    if (of_region == 0) return;
+    regions[count++] = {static_cast<const std::byte*>(at), of_region};
     lines += of_region;
   }
 };
@@ -38,7 +32,8 @@ struct Ahead {
 // Rows [start, start + rows) of a panel's output.
 struct Tile {
   int64_t start, rows;
-  float* values;  // [rows, panel width]
+  float* values;           // [rows, panel width] at stride `pitch`: the panel width, or that of y
+  int64_t pitch;           // floats
   const Expansion* whole;  // that all its rows share, or null
 };
 
@@ -97,35 +92,50 @@ static inline const Expansion* sole_expansion(const PanelJob& job, int64_t next,
   return expansion.start <= start && expansion.stop >= stop ? &expansion : nullptr;
 }
 
-static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next, bool fetch_panels) {
+template <class Isa>
+Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next) {
   Ahead ahead;
   for (int64_t i = next; i < job.expansion_count && job.expansions[i].start < tile.start + tile.rows; ++i) {
     const int64_t elements = even(job.expansions[i].rank) * job.width;
-    ahead.add(job.expansions[i].b + job.index * elements, elements * 2);
+    ahead.add(job.expansions[i].b + job.index * elements, (elements * 2 + 63) / 64);
   }
-  if (fetch_panels && job.next_panel != nullptr) {
-    const int64_t lines = job.panel_bytes / 64, rows = job.stop - job.start;
-    const int64_t from = lines * (tile.start - job.start) / rows, to = lines * (tile.start + tile.rows - job.start) / rows;
-    ahead.add(job.next_panel + from * 32, (to - from) * 64);
+  if (!Isa::touches(job)) {
+    const int64_t rows = job.stop - job.start, done = tile.start - job.start;
+    const int64_t from = job.next.lines * done / rows, to = job.next.lines * (done + tile.rows) / rows;
+    ahead.add(job.next.at + 64 * from, to - from);
   }
   return ahead;
+}
+
+// Whether nothing is left to do after `base`, which may then write to y itself.
+template <class Isa>
+bool is_final(const PanelJob& job, const Tile& tile, int64_t next) {
+  if (!Isa::writes_rows(job) || job.accumulate || job.bias != nullptr || job.columns != job.width) return false;
+  if (next == job.expansion_count || job.expansions[next].start >= tile.start + tile.rows) return true;
+  return Isa::expands(job, tile) && tile.whole->column_scale == nullptr && tile.whole->bias == nullptr;
 }
 
 template <class Isa>
 void run_panel(const PanelJob& job) {
   alignas(64) float values[kMaxTile];
   int64_t next = 0;  // the first expansion that may meet the tile
-  while (next < job.expansion_count && job.expansions[next].stop <= job.start) ++next;
   const int64_t most = Isa::tile_rows(job.width);
   for (int64_t row = job.start; row < job.stop;) {
+    while (next < job.expansion_count && job.expansions[next].stop <= row) ++next;
     const int64_t left = job.stop - row;
     const int64_t tiles = (left + most - 1) / most;
     const int64_t rows = (left + tiles - 1) / tiles;  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
-    const Tile tile{row, rows, values, sole_expansion(job, next, row, row + rows)};
-    Ahead ahead = look_ahead(job, tile, next, Isa::kFetchesPanels);
-    Isa::base(job, tile, ahead);
-    run_tile<Isa>(job, tile, next);
-    row += tile.rows;
+    Tile tile{row, rows, values, job.width, sole_expansion(job, next, row, row + rows)};
+    Ahead ahead = look_ahead<Isa>(job, tile, next);
+    if (is_final<Isa>(job, tile, next)) {
+      tile.values = job.y + row * job.y_stride;
+      tile.pitch = job.y_stride;
+      Isa::base(job, tile, ahead);
+    } else {
+      Isa::base(job, tile, ahead);
+      run_tile<Isa>(job, tile, next);
+    }
+    row += rows;
   }
 }
 
