@@ -9,8 +9,9 @@
 
 namespace manylora {
 
-// What an operation's time is charged to: products with base weights, low-rank terms (shrink, expand and the plan of both),
-// attention, and what works element by element (norms, rotary embedding, activation, lookups).
+// What an operation's time is charged to: products with base weights (with the quantisation of rows and the activation that are
+// part of them), low-rank terms (shrink, expand and the plan of both), attention, and what works element by element (norms, rotary
+// embedding, lookups).
 enum class Part { base, lora, attention, elementwise };
 constexpr size_t kTimedParts = 4;
 
@@ -20,7 +21,7 @@ class PartTimes {
  public:
   // What one worker counts within a phase that two parts share.
   struct alignas(64) Shared {
-    uint64_t whole = 0, expand = 0;
+    uint64_t whole = 0, low_rank = 0;
   };
 
   bool on() const { return !shared_.empty(); }
@@ -31,15 +32,15 @@ class PartTimes {
 
   void charge(Part part, int64_t nanoseconds) { spent_[static_cast<size_t>(part)] += nanoseconds; }
 
-  // Charges a phase to `lora` by the share that the workers' expansions had in it, the rest to `base`. Their counts start anew.
+  // Charges a phase to `lora` by the share that low-rank terms had of the workers' time, the rest to `base`. Forgets that time.
   void charge_shared(int64_t nanoseconds) {
     Shared sum;
     for (Shared& worker : shared_) {
       sum.whole += worker.whole;
-      sum.expand += worker.expand;
+      sum.low_rank += worker.low_rank;
       worker = {};
     }
-    const double share = sum.whole == 0 ? 0.0 : static_cast<double>(sum.expand) / static_cast<double>(sum.whole);
+    const double share = sum.whole == 0 ? 0.0 : static_cast<double>(sum.low_rank) / static_cast<double>(sum.whole);
     const auto lora = static_cast<int64_t>(share * static_cast<double>(nanoseconds));
     charge(Part::lora, lora);
     charge(Part::base, nanoseconds - lora);
