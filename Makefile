@@ -12,10 +12,11 @@ ADAPTERS := $(foreach folder,$(wildcard demo/adapters/*),--adapter $(notdir $(fo
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f -not -name '*.pyc' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo serve test check check-all native-tests sanitize bench-smoke bench-speed bench-steps bench-peers bench-plots clean
+.PHONY: help setup model demo serve test check check-all native-build native-tests sanitize instructions instructions-update
+.PHONY: bench-kernels bench-smoke bench-speed bench-steps bench-peers bench-plots clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # -- set-up -----------------------------------------------------------------------------------------------------------------------
 
@@ -63,9 +64,11 @@ serve: setup model  ## the base model and the demo adapters on http://127.0.0.1:
 test: setup model $(VENV)/.test native-tests  ## every test but the slow ones, on the built wheel
 	$(BIN)/python -m pytest -m "not slow"
 
-native-tests: $(VENV)/.created  ## the C++ tests
+native-build: $(VENV)/.created
 	$(BIN)/cmake -S . -B build/native -G Ninja -DMANYLORA_TESTS=ON -DMANYLORA_WERROR=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null
 	$(BIN)/cmake --build build/native
+
+native-tests: native-build  ## the C++ tests
 	$(BIN)/ctest --test-dir build/native --output-on-failure --no-tests=error
 
 sanitize: $(VENV)/.created  ## the C++ tests again, watched: addresses and undefined behaviour, then threads
@@ -75,6 +78,12 @@ sanitize: $(VENV)/.created  ## the C++ tests again, watched: addresses and undef
 	  $(BIN)/cmake --build build/sanitize-$$kind; \
 	  $(BIN)/ctest --test-dir build/sanitize-$$kind --output-on-failure --no-tests=error; \
 	done
+
+instructions: native-build  ## what a fixed step executes, beside the committed counts (needs valgrind)
+	$(BIN)/python tools/instructions.py build/native/step
+
+instructions-update: native-build  ## commit to the counts of today's kernels
+	$(BIN)/python tools/instructions.py build/native/step --update
 
 check: setup $(VENV)/.test  ## lint, types, import contracts, size budgets
 	$(BIN)/ruff check .
@@ -87,6 +96,11 @@ check-all: check test sanitize  ## everything, the slow suites included
 	$(BIN)/python -m pytest -m slow
 
 # -- measure ----------------------------------------------------------------------------------------------------------------------
+
+bench-kernels: $(VENV)/.created  ## every family of kernels beside the machine's limits (KERNELS=--quick, KERNELS=--help)
+	$(BIN)/cmake -S . -B build/bench -G Ninja -DMANYLORA_BENCH=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null
+	$(BIN)/cmake --build build/bench
+	build/bench/bench_kernels $(KERNELS)
 
 bench-smoke: setup model $(VENV)/.test  ## 32 concurrent requests over 16 adapters: tokens/s, TTFT, TPOT (adapters made on the spot)
 	$(BIN)/python -m benchmarks.smoke $(MODEL)

@@ -1,203 +1,157 @@
-// The linear layers of a SmolLM2-135M pass, with and without adapters, beside a plain read of the same weights.
-//
-//   bench_linear [threads] [capability] [repetitions]
-//
-// Variants are interleaved, repetition by repetition. "best" is the sum over the products of each one's best time, what the
-// machine can do when nobody else uses it; "med" is the median of whole passes, what it did.
-#include <algorithm>
-#include <atomic>
-#include <cstdio>
-#include <cstdlib>
-#include <ctime>
+// Linear layers: passes over all products of a model, so that weights come from memory as in a step, and the adapters on top.
 #include <memory>
-#include <numeric>
-#include <random>
-#include <vector>
+#include <string>
 
+#include "bench.h"
 #include "manylora/linear.h"
-#include "manylora/runtime.h"
+#include "synthetic.h"
 
-using namespace manylora;
-
+namespace manylora::bench {
 namespace {
 
-constexpr int64_t kLayers = 30;
+constexpr ModelShape kSmall{"SmolLM2-135M", 30, 576, 1536, 9, 3, 64, 49152};
+// Five of its sixteen layers already hold more than caches do.
+constexpr ModelShape kLarge{"Llama-3.2-1B", 5, 2048, 8192, 32, 8, 64, 0};
 
-// Seconds: of this thread's own processor time if it works alone, which others on a busy machine disturb less.
-clockid_t clock_id = CLOCK_MONOTONIC;
+constexpr size_t kGateUp = 2;  // of the sites: its activation belongs to the product
 
-double now() {
-  timespec time;
-  clock_gettime(clock_id, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+using Residents = std::vector<std::unique_ptr<Resident>>;
+
+struct Model {
+  Model(Runtime& runtime, const ModelShape& shape_, Quantization quantization_)
+      : shape(shape_),
+        quantization(quantization_),
+        sites(sites_of(shape)),
+        layers(make_layers(runtime, shape, quantization, noise)) {
+    if (shape.vocabulary > 0) {
+      sites.push_back(head_of(shape));
+      head = std::make_unique<Linear>(make_linear(runtime, sites.back(), quantization, noise));
+    }
+  }
+  // Product `index` of a pass: those of the layers, then the head.
+  const Linear& product(size_t index) const { return index < layers.size() ? layers[index] : *head; }
+  size_t site_of(size_t product) const { return product < layers.size() ? product % size_t{kSites} : size_t{kSites}; }
+
+  // Adapters of these ranks in turn.
+  Residents adapters(int count, const std::vector<int64_t>& ranks) {
+    Residents made;
+    for (int i = 0; i < count; ++i) {
+      made.push_back(std::make_unique<Resident>(layers, ranks[static_cast<size_t>(i) % ranks.size()], noise));
+    }
+    return made;
+  }
+
+  bool int8() const { return quantization == Quantization::int8; }
+
+  ModelShape shape;
+  Quantization quantization;
+  std::vector<Site> sites;
+  Noise noise;
+  std::vector<Linear> layers;
+  std::unique_ptr<Linear> head;
+};
+
+// Inputs and outputs of one number of rows, by site.
+struct Activations {
+  // A long prompt needs the head for its last row only: none here.
+  Activations(Model& model, int64_t rows_)
+      : rows(rows_),
+        gated(rows, model.shape.intermediate, Dtype::bfloat16),
+        products(model.layers.size() + (model.head != nullptr && rows < 512 ? 1 : 0)) {
+    for (const Site& site : model.sites) {
+      x.emplace_back(rows, site.depth, Dtype::bfloat16);
+      y.emplace_back(rows, site.all_columns(), Dtype::float32);
+      model.noise.fill(x.back());
+    }
+  }
+  int64_t rows;
+  Matrix gated;     // of gate_up
+  size_t products;  // of a pass
+  std::vector<Matrix> x, y;
+};
+
+void run(Runtime& runtime, const Model& model, Activations& at, const Segments& segments, bool by_site, Stopwatch& stopwatch) {
+  for (size_t product = 0; product < at.products; ++product) {
+    const size_t site = model.site_of(product);
+    const int64_t number = product < model.layers.size() ? static_cast<int64_t>(product) : -1;
+    if (site == kGateUp) {
+      gated_linear(runtime, at.rows, segments, at.x[site], model.product(product), number, at.gated);
+    } else {
+      linear(runtime, at.rows, segments, at.x[site], model.product(product), number, at.y[site], false);
+    }
+    stopwatch.lap(by_site ? site + 1 : 0);
+  }
 }
 
-struct Site {
-  std::vector<int64_t> columns;
-  int64_t depth;
-};
-
-const std::vector<Site> kSites = {{{576, 192, 192}, 576}, {{576}, 576}, {{1536, 1536}, 576}, {{576}, 1536}};
-const Site kHead = {{49152}, 576};
-
-struct Random {
-  std::mt19937 generator{1};
-  void fill(bf16* values, size_t count) {
-    for (size_t i = 0; i < count; ++i) values[i] = to_bf16(static_cast<float>(generator() % 2001) / 1000.0f - 1.0f);
+// A pass of the base model: the whole, then site by site.
+Pass base_pass(Runtime& runtime, const Model& model, Activations& at, const Segments& none) {
+  const std::string rows = std::to_string(at.rows) + (at.rows == 1 ? " row" : " rows");
+  Pass pass;
+  const std::string family = model.int8() ? "linear int8" : "linear", name = std::string(model.shape.name) + " ";
+  pass.lines.push_back({family, name + "all", rows});
+  for (const Site& site : model.sites) pass.lines.push_back({family, name + site.name, rows});
+  for (size_t product = 0; product < at.products; ++product) {
+    const Linear& weight = model.product(product);
+    for (Line* line : {&pass.lines[0], &pass.lines[model.site_of(product) + 1]}) {
+      line->bytes += static_cast<double>(weight.bytes());
+      line->operations[model.int8() ? kInt8Products : kProducts] +=
+          2.0 * static_cast<double>(at.rows * weight.columns() * weight.depth());
+    }
   }
-};
-
-std::unique_ptr<Linear> make_weight(Runtime& runtime, const Site& site, Random& random) {
-  std::vector<std::vector<bf16>> weights;
-  std::vector<WeightPart> parts;
-  for (int64_t columns : site.columns) {
-    weights.emplace_back(static_cast<size_t>(columns * site.depth));
-    random.fill(weights.back().data(), weights.back().size());
-  }
-  for (size_t i = 0; i < weights.size(); ++i) parts.push_back({weights[i].data(), site.columns[i], nullptr});
-  return std::make_unique<Linear>(runtime, parts, site.depth);
+  if (pass.lines.back().bytes == 0.0) pass.lines.pop_back();
+  pass.run = [&](Stopwatch& stopwatch) { run(runtime, model, at, none, true, stopwatch); };
+  return pass;
 }
 
-// All seven projections of all layers. Packed bytes need no meaning here, only values.
-struct Resident {
-  Resident(const std::vector<std::unique_ptr<Linear>>& weights, int64_t rank, Random& random)
-      : arena(size_for(weights, rank)), adapter(arena) {
-    random.fill(reinterpret_cast<bf16*>(arena.data()), arena.bytes() / 2);
-    int64_t offset = 0;
-    for (int64_t site = 0; site < kLayers * 4; ++site) {
-      const Linear& weight = *weights[static_cast<size_t>(site)];
-      for (size_t part = 0; part < weight.part_columns().size(); ++part) {
-        const int64_t a = offset, b = a + lora_a_bytes(rank, weight.depth());
-        offset = b + lora_b_bytes(rank, weight.part_columns()[part], weight.width());
-        adapter.set(site, static_cast<int64_t>(part), {rank, 0.01f, a, b, -1, -1});
-      }
-    }
+// The same with the rows shared out over the adapters.
+Pass lora_pass(Runtime& runtime, const Model& model, Activations& at, const Residents& adapters, const std::string& ranks,
+               const Line& base) {
+  const auto count = static_cast<int64_t>(adapters.size());
+  auto segments = std::make_shared<Segments>(count);
+  segments->reset(at.rows);
+  Line line = base;
+  line.family = model.int8() ? "lora int8" : "lora";
+  line.variant += ", " + std::to_string(count) + (count == 1 ? " adapter " : " adapters ") + ranks;
+  for (int64_t i = 0; i < count; ++i) {
+    const Resident& resident = *adapters[static_cast<size_t>(i)];
+    const int64_t start = i * at.rows / count, stop = (i + 1) * at.rows / count;
+    segments->add(start, stop, resident.adapter);
+    line.bytes += static_cast<double>(resident.arena.bytes());
+    line.operations[kProducts] +=
+        static_cast<double>((stop - start) * static_cast<int64_t>(resident.arena.bytes()));  // 2 for 2 bytes
   }
-  static size_t size_for(const std::vector<std::unique_ptr<Linear>>& weights, int64_t rank) {
-    int64_t bytes = 0;
-    for (int64_t site = 0; site < kLayers * 4; ++site) {
-      const Linear& weight = *weights[static_cast<size_t>(site)];
-      for (int64_t columns : weight.part_columns())
-        bytes += lora_a_bytes(rank, weight.depth()) + lora_b_bytes(rank, columns, weight.width());
-    }
-    return static_cast<size_t>(bytes);
-  }
-  Memory arena;
-  Adapter adapter;
-};
+  const auto work = [&runtime, &model, &at, segments](Stopwatch& stopwatch) {
+    run(runtime, model, at, *segments, false, stopwatch);
+  };
+  return {{line}, work, true};
+}
 
-struct Times {
-  std::vector<double> each, passes;
-
-  void add(size_t index, double seconds) {
-    if (index >= each.size()) each.resize(index + 1, 1e9);
-    each[index] = std::min(each[index], seconds);
-  }
-  double best() const { return std::accumulate(each.begin(), each.end(), 0.0) * 1e3; }
-  double median() {
-    std::sort(passes.begin(), passes.end());
-    return passes[passes.size() / 2] * 1e3;
-  }
-};
-
-struct Pass {
-  Runtime& runtime;
-  const std::vector<std::unique_ptr<Linear>>& weights;
-  std::vector<std::unique_ptr<Matrix>> x, y;
-
-  Pass(Runtime& runtime_, const std::vector<std::unique_ptr<Linear>>& weights_, int64_t rows, Random& random)
-      : runtime(runtime_), weights(weights_) {
-    for (const auto& weight : weights) {
-      if (x.size() < 5) {
-        const bool head = &weight == &weights.back();
-        if (x.size() == 4 && !head) continue;
-        x.push_back(std::make_unique<Matrix>(rows, weight->depth(), Dtype::bfloat16));
-        y.push_back(std::make_unique<Matrix>(rows, weight->columns(), Dtype::float32));
-        random.fill(x.back()->bf16s(), static_cast<size_t>(rows * x.back()->stride()));
-      }
-    }
-  }
-  void run(const Segments& segments, int64_t rows, bool head, Times& times) {
-    const int64_t products = kLayers * 4 + (head ? 1 : 0);
-    const double start = now();
-    double last = start;
-    for (int64_t site = 0; site < products; ++site) {
-      const auto place = static_cast<size_t>(site < kLayers * 4 ? site % 4 : 4);
-      linear(runtime, rows, segments, *x[place], *weights[static_cast<size_t>(site)], place < 4 ? site : -1, *y[place], false);
-      times.add(static_cast<size_t>(site), now() - last);
-      last = now();
-    }
-    times.passes.push_back(now() - start);
-  }
-};
-
-void read_all(Runtime& runtime, const std::vector<std::unique_ptr<Linear>>& weights, Times& times) {
-  static std::atomic<uint64_t> sink;  // keeps the reads from being optimised away
-  constexpr int64_t kPieces = 16;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const double start = now();
-    const size_t lines = weights[i]->bytes() / 64 / kPieces;
-    runtime.workers().run(kPieces, [&](int64_t piece) {
-      const auto* words = reinterpret_cast<const uint64_t*>(weights[i]->panel(0)) + static_cast<size_t>(piece) * lines * 8;
-      uint64_t sum[8] = {};
-      for (size_t k = 0; k < lines; ++k) {
-        for (size_t j = 0; j < 8; ++j) sum[j] ^= words[k * 8 + j];
-      }
-      sink = sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
-    });
-    times.add(i, now() - start);
+void bench_model(Bench& bench, const ModelShape& shape, Quantization quantization, const std::vector<int64_t>& row_counts) {
+  Model model(bench.runtime(), shape, quantization);
+  const Residents one = model.adapters(1, {16}), sixteen = model.adapters(16, {16}), mixed = model.adapters(16, {8, 16, 64});
+  const Segments none(0);
+  for (int64_t rows : row_counts) {
+    Activations at(model, rows);
+    std::vector<Pass> passes{base_pass(bench.runtime(), model, at, none)};
+    const auto add = [&](const Residents& adapters, const char* ranks) {
+      passes.push_back(lora_pass(bench.runtime(), model, at, adapters, ranks, passes[0].lines[0]));
+    };
+    if (rows == 1 || rows == 32 || rows == 512) add(one, "of 16");
+    if (rows == 32 || rows == 512) add(sixteen, "of 16");
+    if (rows == 32 || rows == 512) add(mixed, "of 8/16/64");
+    bench.measure(passes);
   }
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
-  if (threads == 1) clock_id = CLOCK_THREAD_CPUTIME_ID;
-  Runtime runtime(threads, argc > 2 ? argv[2] : name_of(available_capabilities().back()));
-  const int repetitions = argc > 3 ? std::atoi(argv[3]) : 9;
-  Random random;
-  std::vector<std::unique_ptr<Linear>> weights;
-  double parameters = 0;
-  for (int64_t site = 0; site < kLayers * 4; ++site)
-    weights.push_back(make_weight(runtime, kSites[static_cast<size_t>(site % 4)], random));
-  weights.push_back(make_weight(runtime, kHead, random));
-  for (const auto& weight : weights) parameters += static_cast<double>(weight->columns() * weight->depth());
-  std::vector<std::unique_ptr<Resident>> adapters;
-  for (int i = 0; i < 16; ++i) adapters.push_back(std::make_unique<Resident>(weights, 16, random));
-  std::printf("%s, %d threads, %.1f MB of weights, %.1f MB per adapter of rank 16\n", name_of(runtime.capability()), threads,
-              parameters * 2e-6, static_cast<double>(adapters[0]->arena.bytes()) * 1e-6);
-  std::printf("%5s %9s | %8s %8s %7s %8s | %8s %8s %7s | read ms\n", "rows", "adapters", "base min", "med", "GB/s", "GFLOP/s",
-              "lora min", "med", "added");
-  for (const auto& [rows, count] : {std::pair{1, 1},
-                                    {2, 2},
-                                    {4, 4},
-                                    {8, 8},
-                                    {12, 12},
-                                    {16, 16},
-                                    {24, 16},
-                                    {32, 1},
-                                    {32, 16},
-                                    {64, 16},
-                                    {128, 16},
-                                    {512, 1},
-                                    {512, 16}}) {
-    Pass pass(runtime, weights, rows, random);
-    Segments none(0), mixed(count);
-    mixed.reset(rows);
-    for (int i = 0; i < count; ++i)
-      mixed.add(i * rows / count, (i + 1) * rows / count, adapters[static_cast<size_t>(i)]->adapter);
-    const bool head = rows < 512;  // prefill needs the head for last rows only
-    const double work = head ? parameters : parameters - 576.0 * 49152;
-    Times base, lora, read;
-    for (int i = 0; i < (rows < 100 ? repetitions : (repetitions + 2) / 3); ++i) {
-      read_all(runtime, weights, read);
-      pass.run(none, rows, head, base);
-      pass.run(mixed, rows, head, lora);
+void bench_linear(Bench& bench) {
+  const std::vector<int64_t> few{1, 32}, all{1, 2, 4, 8, 16, 32, 64, 128, 512};
+  for (const ModelShape& shape : {kSmall, kLarge}) {
+    for (const Quantization quantization : {Quantization::none, Quantization::int8}) {
+      bench_model(bench, shape, quantization, bench.quick() ? few : all);
     }
-    std::printf("%5d %9d | %8.2f %8.2f %7.1f %8.1f | %8.2f %8.2f %6.1f%% | %.2f\n", rows, count, base.best(), base.median(),
-                work * 2e-6 / base.best(), work * 2e-6 * rows / base.best(), lora.best(), lora.median(),
-                (lora.best() / base.best() - 1) * 100, read.best());
-    std::fflush(stdout);
   }
 }
+
+}  // namespace manylora::bench

@@ -2,6 +2,7 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
@@ -37,8 +38,13 @@ class OwningSegments : public Segments {
   std::vector<nb::object> owners_;
 };
 
+Quantization parse_quantization(const std::string& name) {
+  require(name == "none" || name == "int8", "quantization must be none or int8, not " + name);
+  return name == "int8" ? Quantization::int8 : Quantization::none;
+}
+
 void make_linear(Linear* self, Runtime& runtime, const std::vector<Bf16Matrix>& weights,
-                 const std::vector<std::optional<FloatVector>>& biases) {
+                 const std::vector<std::optional<FloatVector>>& biases, const std::string& quantization) {
   require(weights.size() == biases.size(), "a linear layer needs one bias, or None, for each part");
   std::vector<WeightPart> parts;
   for (size_t i = 0; i < weights.size(); ++i) {
@@ -50,7 +56,8 @@ void make_linear(Linear* self, Runtime& runtime, const std::vector<Bf16Matrix>& 
     }
     parts.push_back(part);
   }
-  new (self) Linear(runtime, parts, weights.empty() ? 0 : static_cast<int64_t>(weights[0].shape(1)));
+  const int64_t depth = weights.empty() ? 0 : static_cast<int64_t>(weights[0].shape(1));
+  new (self) Linear(runtime, parts, depth, parse_quantization(quantization));
 }
 
 // `out` as the target of `bytes` packed bytes.
@@ -140,8 +147,9 @@ void bind_linear(nb::module_& m) {
   bind_packing(m);
   bind_adapter(m);
   nb::class_<Linear>(m, "Linear", "A base weight packed for the kernels, its parts fused.")
-      .def("__init__", &make_linear, "runtime"_a, "parts"_a, "biases"_a,
-           "Packs parts [columns, depth], bfloat16 as uint16, each with a float32 bias [columns] or None.")
+      .def("__init__", &make_linear, "runtime"_a, "parts"_a, "biases"_a, "quantization"_a = "none",
+           "Packs parts [columns, depth], bfloat16 as uint16, each with a float32 bias [columns] or None. `quantization` is 'none',\n"
+           "or 'int8': rotated and rounded to int8, one scale per column.")
       .def_prop_ro("columns", &Linear::columns)
       .def_prop_ro("depth", &Linear::depth)
       .def_prop_ro("width", &Linear::width)
@@ -154,6 +162,13 @@ void bind_linear(nb::module_& m) {
       "runtime"_a, "rows"_a, "segments"_a, "x"_a, "weight"_a, "site"_a, "y"_a, "accumulate"_a,
       "y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias for the first `rows` rows: x bfloat16 [rows, depth],\n"
       "y float32 [rows, columns]. `site` is layer * 4 + {qkv 0, o 1, gate_up 2, down 3}; -1: no adapter takes part.");
+  m.def(
+      "gated_linear",
+      [](Runtime& runtime, int64_t rows, const OwningSegments& segments, const Matrix& x, const Linear& weight, int64_t site,
+         Matrix& y) { gated_linear(runtime, rows, segments, x, weight, site, y); },
+      "runtime"_a, "rows"_a, "segments"_a, "x"_a, "weight"_a, "site"_a, "y"_a,
+      "y = silu(gate) * up of a weight whose parts are gate and up; y bfloat16 [rows, columns / 2]. The bits of `linear` and\n"
+      "then `silu_multiply`.");
 }
 
 }  // namespace manylora

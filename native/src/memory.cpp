@@ -12,9 +12,8 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 int64_t padded_stride(int64_t columns, Dtype dtype) {
   const int64_t per_line = 64 / static_cast<int64_t>(size_of(dtype));
-  int64_t stride = (columns + per_line - 1) / per_line * per_line;
-  if (stride * static_cast<int64_t>(size_of(dtype)) % 4096 == 0) stride += per_line;
-  return stride;
+  const int64_t lines = (columns + per_line - 1) / per_line;
+  return (lines | 1) * per_line;
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ std::vector<bf16> draw(int64_t count) {
 
 struct Case {
   int64_t rows, depth, columns, rank;
+  Quantization quantization = Quantization::none;
 };
 
 // One part, one adapter on the middle rows. Heap vectors are exactly as long as the contract says: a sanitizer sees a longer
@@ -33,7 +34,7 @@ std::vector<float> product(const Case& c, const std::string& capability, int thr
   generator.seed(static_cast<uint32_t>(c.rows * 131 + c.depth * 17 + c.columns * 3 + c.rank));
   Runtime runtime(threads, capability);
   const std::vector<bf16> w = draw(c.columns * c.depth), a = draw(c.rank * c.depth), b = draw(c.columns * c.rank);
-  const Linear weight(runtime, {{w.data(), c.columns, nullptr}}, c.depth);
+  const Linear weight(runtime, {{w.data(), c.columns, nullptr}}, c.depth, c.quantization);
   const int64_t a_bytes = lora_a_bytes(c.rank, c.depth);
   Memory arena(static_cast<size_t>(a_bytes + lora_b_bytes(c.rank, c.columns, weight.width())));
   pack_lora_a(a.data(), c.rank, c.depth, reinterpret_cast<bf16*>(arena.data()));
@@ -74,6 +75,12 @@ void compare(const Case& c) {
       CHECK(alone == shared);
       for (size_t i = 0; i < alone.size(); ++i) CHECK(std::fabs(alone[i] - specified[i]) <= tolerance(c));
       if (capability == Capability::avx2) CHECK(alone == specified);
+      if (c.quantization == Quantization::none) continue;
+      for (int64_t column = 0; column < c.columns; ++column) {  // rows of no adapter: exact sums
+        CHECK(alone[static_cast<size_t>(column)] == specified[static_cast<size_t>(column)]);
+        const auto last = static_cast<size_t>((c.rows - 1) * c.columns + column);
+        CHECK(alone[last] == specified[last]);
+      }
     }
   }
 }
@@ -104,6 +111,7 @@ int main() {
                         {17, 130, 64, 65},
                         {67, 257, 49, 2}}) {
     compare(c);
+    compare({c.rows, c.depth, c.columns, c.rank, Quantization::int8});
   }
   refuse();
   return 0;

@@ -58,15 +58,23 @@ def test_without_a_terminal_a_command_writes_only_its_result(model: Path, tmp_pa
     assert (result.returncode, result.stdout, result.stderr) == (0, "", f"wrote {tmp_path / 'out'}\n")
 
 
+def test_an_unknown_quantization_is_one_line() -> None:
+    """It names what there is, before anything is read or listened on."""
+    command = [sys.executable, "-m", "manylora", "serve", "nowhere", "--quantization", "int4"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "manylora: quantization must be none or int8, not int4\n"
+
+
 def info(max_model_len: int, kv_tokens: int) -> EngineInfo:
     shape = ModelShape("llama", 1000, 64, 128, 2, 4, 2, 16, 32768, 1e-5, 1e4)
     return EngineInfo(shape, max_model_len, kv_tokens, "avx2", 3)
 
 
 def test_a_ready_server_says_what_it_runs_with() -> None:
-    """Instruction set, threads, memory and the context are what an operator would otherwise have to ask for."""
-    line = capacity_line(info(8192, 90000), 2 << 30)
-    for fact in ("avx2", "3 threads", "2GiB", "90000 tokens", "max_model_len 8192", "32768"):
+    """Instruction set, kind of weights, threads, memory and the context are what an operator would otherwise have to ask for."""
+    line = capacity_line(info(8192, 90000), EngineConfig(model=Path("model"), memory_bytes=2 << 30, quantization="int8"))
+    for fact in ("avx2", "int8 weights", "3 threads", "2GiB", "90000 tokens", "max_model_len 8192", "32768"):
         assert fact in line
 
 

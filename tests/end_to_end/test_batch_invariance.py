@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.end_to_end.live_server import PATIENCE, LiveServer, completion, said
+from tests.end_to_end.conftest import World
+from tests.end_to_end.live_server import PATIENCE, LiveServer, completion, said, start
 
 PROMPTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -56,6 +58,17 @@ def test_a_mix_of_32_answers_as_each_alone(server: LiveServer, seed: int) -> Non
     mixed = together(server, bodies)
     assert mixed == expected
     assert len({answer["text"] for answer in expected}) > 20
+
+
+def test_int8_weights_answer_a_mix_as_each_alone(world: World, tmp_path: Path) -> None:
+    """The same with --quantization int8, on two threads; and the ready server says what kind of weights it runs with."""
+    log = tmp_path / "log"
+    with start(world.model, log, *world.options(), "--threads", 2, "--quantization", "int8") as server:
+        bodies = mix(["base", "all4", "qv8", "mlp3", "mixed"], 32, 40, 7)
+        expected = alone(server, bodies)
+        assert together(server, bodies) == expected
+    assert len({answer["text"] for answer in expected}) > 20
+    assert "on int8 weights" in log.read_text()
 
 
 def test_a_mix_really_runs_together(server: LiveServer) -> None:

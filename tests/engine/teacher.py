@@ -28,11 +28,11 @@ Logits = NDArray[np.float32]
 class Ours:
     """A packed model that scores whole texts, adapter by adapter, in chunks of CHUNK rows."""
 
-    def __init__(self, folder: Path, scratch: Path, capability: str, positions: int = 512) -> None:
+    def __init__(self, folder: Path, scratch: Path, capability: str, quantization: str = "none", positions: int = 512) -> None:
         checkpoint = open_checkpoint(folder)
         self._shape, self._scratch = checkpoint.shape, scratch
         self._runtime = kernels.Runtime(2, capability)
-        weights = pack_weights(checkpoint, self._runtime, positions, lambda stage, done, total: None)
+        weights = pack_weights(checkpoint, self._runtime, positions, quantization, lambda stage, done, total: None)
         self._model = Llama(self._shape, weights, self._runtime, CHUNK, CHUNK)
         layout = arena_layout(self._shape, 128 << 20)
         self._extent_bytes = layout.extent_bytes

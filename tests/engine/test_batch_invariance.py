@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from manylora.engine.config import QUANTIZATIONS
 from manylora.types.request import Request
 from tests.engine.harness import CAPABILITIES, Answer, Engine, greedy, play, start
 
@@ -61,17 +64,18 @@ def load_all(engine: Engine, adapters: dict[str, Path]) -> Engine:
     return engine
 
 
-@pytest.fixture(scope="module", params=CAPABILITIES)
+@pytest.fixture(scope="module", params=product(CAPABILITIES, QUANTIZATIONS), ids="-".join)
 def engines(
     request: pytest.FixtureRequest, tiny: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Alone, list[Engine]]:
     """One engine for lone answers, and several of different thread counts, chunk sizes and memory for the mixes."""
-    images, isa = tmp_path_factory.mktemp("images"), request.param
-    alone = start(tiny, images, capability=isa, threads=1, max_num_batched_tokens=256, prefix_cache=False)
+    capability, quantization = request.param
+    core = partial(start, tiny, tmp_path_factory.mktemp("images"), capability=capability, quantization=quantization)
+    alone = core(threads=1, max_num_batched_tokens=256, prefix_cache=False)
     mixed = [
-        start(tiny, images, capability=isa, threads=2, max_num_batched_tokens=64),
-        start(tiny, images, capability=isa, threads=1, max_num_batched_tokens=17),
-        start(tiny, images, capability=isa, threads=2, max_num_batched_tokens=9, memory_bytes=12 << 20, max_num_seqs=3),
+        core(threads=2, max_num_batched_tokens=64),
+        core(threads=1, max_num_batched_tokens=17),
+        core(threads=2, max_num_batched_tokens=9, memory_bytes=12 << 20, max_num_seqs=3),
     ]
     return Alone(load_all(alone, tiny_adapters)), [load_all(engine, tiny_adapters) for engine in mixed]
 
@@ -93,14 +97,18 @@ def test_any_mix_gives_the_bits_of_each_request_alone(
         assert got.prompt_logprobs == expected.prompt_logprobs
 
 
-def test_a_preempted_request_continues_with_the_same_bits(tiny: Path, tiny_adapters: dict[str, Path], images: Path) -> None:
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_a_preempted_request_continues_with_the_same_bits(
+    tiny: Path, tiny_adapters: dict[str, Path], images: Path, quantization: str
+) -> None:
     """Recomputing after a preemption gives the keys and values, and so the answer, of an undisturbed run."""
     qv8 = {"qv8": tiny_adapters["qv8"]}
-    small = load_all(start(tiny, images, memory_bytes=2 << 20, max_model_len=1000), qv8)  # 256 blocks of KV
+    core = partial(start, tiny, images, max_model_len=1000, quantization=quantization)
+    small = load_all(core(memory_bytes=2 << 20), qv8)  # 256 blocks of KV
     requests = [greedy(f"r{number}", FAMILIES[number % 3][number : number + 100], "qv8", None) for number in range(6)]
     crowded = play(small, [(0, request) for request in requests])
     assert small.core.stats().preemptions > 0
-    roomy = load_all(start(tiny, images, max_model_len=1000), qv8)
+    roomy = load_all(core(), qv8)
     for request in requests[-3:]:
         assert crowded[request.id] == play(roomy, [(0, request)])[request.id]
 

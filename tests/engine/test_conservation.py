@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manylora.engine.config import QUANTIZATIONS
 from manylora.engine.residency import Freed
 from manylora.errors import AdapterNotFound, AdapterUnavailable, Overloaded, RequestError
 from tests.engine.harness import Engine, greedy, start
@@ -25,9 +26,9 @@ events = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
-def engine(tiny: Path, images: Path) -> Engine:
-    return start(tiny, images, memory_bytes=16 << 20, max_num_batched_tokens=32)
+@pytest.fixture(scope="module", params=QUANTIZATIONS)
+def engine(request: pytest.FixtureRequest, tiny: Path, images: Path) -> Engine:
+    return start(tiny, images, memory_bytes=16 << 20, max_num_batched_tokens=32, quantization=request.param)
 
 
 @settings(max_examples=60, deadline=None)

@@ -145,10 +145,10 @@ def pack_adapter(parts: dict[int, oracle.LoraTerm], width: int, site: int = SITE
 class Kernel:
     """A case's weight and adapters packed for one capability and thread count."""
 
-    def __init__(self, case: Case, capability: str, threads: int) -> None:
+    def __init__(self, case: Case, capability: str, threads: int, quantization: str = "none") -> None:
         self.case = case
         self.runtime = runtime(capability, threads)
-        self.weight = Linear(self.runtime, [bits(weight) for weight in case.weights], case.biases)
+        self.weight = Linear(self.runtime, [bits(weight) for weight in case.weights], case.biases, quantization)
         self.adapters = [pack_adapter(parts, panel_width(list(case.shape.columns))) for parts in case.adapters]
 
     def run(

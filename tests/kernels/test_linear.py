@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manylora.kernels import Adapter, Arena, Linear, Matrix, Segments, capabilities, linear, oracle
+from manylora.kernels import (
+    Adapter,
+    Arena,
+    Linear,
+    Matrix,
+    Segments,
+    capabilities,
+    gated_linear,
+    linear,
+    oracle,
+    silu_multiply,
+)
 
 from .linear_cases import SITE, Kernel, Shape, bits, draw_case, pack_adapter, runtime, shapes
 
@@ -44,14 +57,17 @@ def test_avx2_has_the_bits_of_the_specification(shape: Shape) -> None:
     np.testing.assert_array_equal(Kernel(case, "avx2", 2).run(), Kernel(case, "scalar", 1).run())
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @settings(max_examples=60, deadline=None)
 @given(shape=shapes(), data=st.data())
-def test_a_row_has_the_same_bits_alone_and_in_any_batch(capability: str, shape: Shape, data: st.DataObject) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(
+    capability: str, quantization: str, shape: Shape, data: st.DataObject
+) -> None:
     """Batch invariance: tile, position, segment length, neighbours and threads change no bit of a row."""
-    kernel = Kernel(draw_case(shape, integers=False), capability, 1)
+    kernel = Kernel(draw_case(shape, integers=False), capability, 1, quantization)
     together = kernel.run()
-    np.testing.assert_array_equal(Kernel(kernel.case, capability, 2).run(), together)
+    np.testing.assert_array_equal(Kernel(kernel.case, capability, 2, quantization).run(), together)
     owner = {row: index for start, stop, index in shape.spans for row in range(start, stop)}
     for row in {0, shape.rows - 1, data.draw(st.integers(0, shape.rows - 1))}:
         alone = kernel.run([row], [(0, 1, owner[row])] if row in owner else [])
@@ -61,11 +77,12 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(capability: str, shape: 
     np.testing.assert_array_equal(kernel.run(order, one_by_one), together[list(order)])
 
 
+@pytest.mark.parametrize("depth", [1057, 1056])
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_long_depths_and_many_rows(capability: str) -> None:
+def test_long_depths_and_many_rows(capability: str, depth: int) -> None:
     """Depth blocks and row blocks, which small sizes never reach, keep the chain: rows have the bits they have alone."""
     spans = ((0, 100, 0), (130, 131, 1), (131, 260, 0))
-    shape = Shape(1057, (96, 33), ((16, 7), (0, 64)), 300 if capability != "scalar" else 140, spans, True, False, True, 5)
+    shape = Shape(depth, (96, 33), ((16, 7), (0, 64)), 300 if capability != "scalar" else 140, spans, True, False, True, 5)
     shape = Shape(**{**shape.__dict__, "spans": tuple((a, min(b, shape.rows), i) for a, b, i in spans)})
     case = draw_case(shape, integers=False)
     together = Kernel(case, capability, 2).run()
@@ -122,6 +139,45 @@ def test_scratch_survives_growing_shapes() -> None:
             )
             case = draw_case(shape, integers=True)
             np.testing.assert_array_equal(Kernel(case, name, 2).run(), case.expected())
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes(), columns=st.sampled_from([7, 48, 64, 96, 200]), threads=st.sampled_from([1, 2]))
+def test_a_gated_product_has_the_bits_of_its_two_steps(capability: str, shape: Shape, columns: int, threads: int) -> None:
+    """Fusing the activation into the product of gate and up is a matter of speed: no bit of the answer knows of it."""
+    ranks = tuple(tuple((of_parts * 2)[:2]) for of_parts in shape.ranks)
+    case = draw_case(replace(shape, columns=(columns, columns), ranks=ranks, accumulate=False), integers=False)
+    kernel = Kernel(case, capability, threads)
+    gate_up = Matrix(shape.rows, 2 * columns, "float32")
+    gate_up.array[:] = kernel.run()
+    expected, y = Matrix(shape.rows, columns, "bfloat16"), Matrix(shape.rows, columns, "bfloat16")
+    silu_multiply(kernel.runtime, shape.rows, gate_up, expected)
+    x = Matrix(shape.rows, shape.depth, "bfloat16")
+    x.array[:] = bits(case.x)
+    segments = Segments(shape.rows)
+    segments.reset(shape.rows)
+    for start, stop, index in shape.spans:
+        segments.add(start, stop, kernel.adapters[index])
+    gated_linear(kernel.runtime, shape.rows, segments, x, kernel.weight, SITE, y)
+    np.testing.assert_array_equal(y.array, expected.array)
+
+
+def test_a_gated_product_needs_a_gate_and_an_up() -> None:
+    """A weight of other parts, or an output of another shape or type, is refused by name."""
+    run = runtime(CAPABILITIES[-1], 1)
+    pair, single = (Linear(run, [np.zeros((32, 8), np.uint16)] * parts, [None] * parts) for parts in (2, 1))
+    uneven = Linear(run, [np.zeros((32, 8), np.uint16), np.zeros((48, 8), np.uint16)], [None, None])
+    segments = Segments(0)
+    x, y = Matrix(2, 8, "bfloat16"), Matrix(2, 32, "bfloat16")
+    for weight, y_, message in (
+        (single, y, "must be gate and up"),
+        (uneven, y, "must be gate and up"),
+        (pair, Matrix(2, 31, "bfloat16"), "width of y is 31, not 32"),
+        (pair, Matrix(2, 32, "float32"), "y must be bfloat16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gated_linear(run, 2, segments, x, weight, -1, y_)
 
 
 def test_wrong_shapes_are_refused_by_name() -> None:

@@ -6,7 +6,8 @@
 //              weights e^(score - maximum); output and sum rescaled if the maximum rose; then one chain per output over ascending
 //              tokens
 // Tokens after the row's position count as minus infinity and their V as zero, so what an unwritten page holds (even NaN) is
-// never seen. avx512bf16 rounds the weights to bf16 for the product with V, and sums the rounded ones. The sum runs in the
+// never seen. avx512bf16 and amx round the weights to bf16 for the product with V, and sum the rounded ones. amx takes 32 dimensions
+// or 16 tokens in one link of a chain, and is avx512bf16 for a head_dim that is no multiple of 32. The sum runs in the
 // capability's lanes (scalar: one) and is reduced once per partition. The output is rounded once to bf16.
 #pragma once
 
@@ -55,6 +56,7 @@ struct AttentionState {
 };
 
 struct AttentionKernels {
+  int64_t tile_vectors;  // of a tile of several rows: K and V are read once for all
   // The partition that begins at `first_token` into `state`, for the rows that see any of it; other rows are left alone.
   void (*attend)(const AttentionTile& tile, int64_t first_token, const AttentionState& state);
   // The state of that partition into the merged state of all before it, for the same rows.
@@ -63,7 +65,7 @@ struct AttentionKernels {
   void (*finish)(const AttentionTile& tile, const AttentionState& state, bf16* y, int64_t y_stride);
 };
 
-extern const AttentionKernels attention_scalar, attention_avx2, attention_avx512bf16;
+extern const AttentionKernels attention_scalar, attention_avx2, attention_avx512bf16, attention_amx;
 
 // q and out bf16 [rows, heads * head_dim]; K and V of every row must be in the cache already. Throws std::invalid_argument when
 // shapes do not fit, or the heads do not divide into 1 to 16 per K/V head.

@@ -11,6 +11,7 @@
 #include "manylora/lora.h"
 #include "manylora/norm.h"
 #include "manylora/probe.h"
+#include "manylora/quantize.h"
 #include "manylora/rotary.h"
 #include "manylora/sampling.h"
 
@@ -20,6 +21,7 @@ enum class Capability { scalar, avx2, avx512bf16, amx };
 
 // The kernels of one capability. Each family declares its own sub-struct, and its instances, in its own header.
 struct Kernels {
+  QuantizeKernels quantize;
   LinearKernels linear;
   LoraKernels lora;
   AttentionKernels attention;

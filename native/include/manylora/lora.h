@@ -42,6 +42,7 @@ struct ShrinkJob {
   float scale;
   bf16* s;           // [rows, ranks] at stride s_stride
   int64_t s_stride;  // elements
+  int64_t padding;   // elements behind the ranks that must be zero: not the kernel's business
 };
 
 struct LoraKernels {

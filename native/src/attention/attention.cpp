@@ -12,7 +12,6 @@
 namespace manylora {
 namespace {
 
-constexpr int64_t kRowsTimesGroup = 32;                // query vectors of a tile of several rows: K and V are read once for all
 constexpr int64_t kPartialFloats = int64_t{4} << 20;   // scratch for partitions computed apart: 16 MiB at most
 
 // Consecutive rows of one sequence, and the number of the first task among all tasks.
@@ -25,11 +24,18 @@ struct Tile {
 
 int64_t divide_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
+// Rows of a tile of at most `vectors` query vectors; many are a multiple of 16, which suits every vector length.
+int64_t rows_of_tile(int64_t vectors, int64_t group, int64_t head_dim) {
+  const int64_t rows = std::max<int64_t>(1, std::min(vectors, kTileElements / head_dim) / group);
+  return rows > 16 ? rows / 16 * 16 : rows;
+}
+
 class Attend {
  public:
   Attend(Runtime& runtime, const Batch& batch, const Matrix& q, const KvCache& kv, int64_t layer, Matrix& out)
       : runtime_(runtime), kernels_(runtime.kernels().attention), batch_(batch), q_(q), kv_(kv), layer_(layer), out_(out),
-        group_(q.columns() / kv.head_dim() / kv.kv_heads()), rows_per_tile_(std::max<int64_t>(1, kRowsTimesGroup / group_)) {}
+        group_(q.columns() / kv.head_dim() / kv.kv_heads()),
+        rows_per_tile_(rows_of_tile(kernels_.tile_vectors, group_, kv.head_dim())) {}
 
   void run() {
     choose();

@@ -5,6 +5,6 @@
 
 namespace manylora {
 
-const AttentionKernels attention_avx2 = {attend<Avx2>, merge<Avx2>, finish<Avx2>};
+const AttentionKernels attention_avx2 = {32, attend<Avx2>, merge<Avx2>, finish<Avx2>};
 
 }  // namespace manylora

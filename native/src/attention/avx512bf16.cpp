@@ -5,6 +5,6 @@
 
 namespace manylora {
 
-const AttentionKernels attention_avx512bf16 = {attend<Avx512Bf16>, merge<Avx512Bf16>, finish<Avx512Bf16>};
+const AttentionKernels attention_avx512bf16 = {32, attend<Avx512Bf16>, merge<Avx512Bf16>, finish<Avx512Bf16>};
 
 }  // namespace manylora

@@ -103,6 +103,6 @@ void finish(const AttentionTile& tile, const AttentionState& state, bf16* y, int
 
 }  // namespace
 
-const AttentionKernels attention_scalar = {attend, merge, finish};
+const AttentionKernels attention_scalar = {32, attend, merge, finish};
 
 }  // namespace manylora

@@ -57,14 +57,10 @@ struct Attention {
         if (whole < rows) step(tokens, (head * rows + whole) * group, (rows - whole) * group);
       }
     }
-    for (int64_t head = 0; head < tile.kv_heads; ++head) {
-      for (int64_t i = (head * rows + tile.first_row_at(first_token)) * group; i < (head + 1) * rows * group; ++i) {
-        state.sum[i] = V::sum(V::load(sums + i * kLanes));
-      }
-    }
+    end(tile.first_row_at(first_token));
   }
 
- private:
+ protected:
   // Fetches the queries of the rows from `row` on and empties their state.
   void begin(int64_t first_row) {
     const int64_t elements = tile.group * tile.head_dim;
@@ -75,6 +71,15 @@ struct Attention {
         std::fill_n(state.output + index * tile.head_dim, elements, 0.0f);
         std::fill_n(sums + index * kLanes, tile.group * kLanes, 0.0f);
         std::fill_n(state.maximum + index, tile.group, -std::numeric_limits<float>::infinity());
+      }
+    }
+  }
+
+  // The sums of the rows from `first_row` on.
+  void end(int64_t first_row) {
+    for (int64_t head = 0; head < tile.kv_heads; ++head) {
+      for (int64_t i = (head * tile.rows + first_row) * tile.group; i < (head + 1) * tile.rows * tile.group; ++i) {
+        state.sum[i] = V::sum(V::load(sums + i * kLanes));
       }
     }
   }

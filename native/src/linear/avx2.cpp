@@ -1,6 +1,7 @@
 // AVX2 + FMA: bf16 is widened in registers. The same sums in the same order as the specification.
 #include <immintrin.h>
 
+#include "int8_avx2.h"
 #include "manylora/linear.h"
 #include "tiles.h"
 
@@ -62,6 +63,14 @@ void multiply_block(const bf16* x, int64_t stride, int64_t rows, const bf16* w, 
 }
 
 struct Avx2 {
+  // Whether `base` can write to rows that are not adjacent.
+  static bool writes_rows(const PanelJob&) { return false; }
+  // Whether `base` reads ahead by itself.
+  static bool touches(const PanelJob&) { return false; }
+
+  // Whether `base` adds the low-rank term of a tile too.
+  static bool expands(const PanelJob&, const Tile&) { return false; }
+
   static int64_t tile_rows(int64_t) { return 6; }
 
   static void base(const PanelJob& job, const Tile& tile, Ahead&) {
@@ -93,8 +102,12 @@ struct Avx2 {
   }
 };
 
+struct Int8Avx2 : Avx2 {
+  static void base(const PanelJob& job, const Tile& tile, Ahead&) { int8_tile_avx2(job, tile); }
+};
+
 }  // namespace
 
-const LinearKernels linear_avx2{run_panel<Avx2>};
+const LinearKernels linear_avx2{run_panel<Avx2>, run_panel<Int8Avx2>};
 
 }  // namespace manylora

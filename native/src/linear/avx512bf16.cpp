@@ -1,6 +1,8 @@
 // AVX-512 BF16: vdpbf16ps on pairs of depths.
 #include "avx512bf16.h"
 
+#include "int8_avx512.h"
+
 namespace manylora {
 namespace {
 
@@ -49,8 +51,12 @@ struct Avx512 : Avx512Epilogue {
   }
 };
 
+struct Int8Avx512 : Avx512 {
+  static void base(const PanelJob& job, const Tile& tile, Ahead& ahead) { int8_tile_avx512(job, tile, ahead); }
+};
+
 }  // namespace
 
-const LinearKernels linear_avx512bf16{run_panel<Avx512>};
+const LinearKernels linear_avx512bf16{run_panel<Avx512>, run_panel<Int8Avx512>};
 
 }  // namespace manylora

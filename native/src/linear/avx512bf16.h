@@ -91,6 +91,14 @@ inline void continue_rows(const bf16* x, int64_t stride, int64_t rows, const bf1
 
 // What follows the base product.
 struct Avx512Epilogue {
+  // Whether `base` can write to rows that are not adjacent.
+  static bool writes_rows(const PanelJob&) { return false; }
+  // Whether `base` reads ahead by itself.
+  static bool touches(const PanelJob&) { return false; }
+
+  // Whether `base` adds the low-rank term of a tile too.
+  static bool expands(const PanelJob&, const Tile&) { return false; }
+
   static void expand(const bf16* s, int64_t s_stride, int64_t rows, const bf16* b, int64_t pairs, int64_t width, float* values) {
     continue_rows(s, s_stride, rows, b, pairs, width, values);
   }

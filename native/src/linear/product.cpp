@@ -10,9 +10,12 @@
 namespace manylora {
 namespace {
 
-constexpr int64_t kShrinkRows = 32;   // of one shrink task
+constexpr int64_t kShrinkRows = 64;   // of one shrink task
 constexpr int64_t kShrinkRanks = 16;  // of one shrink task
 constexpr int64_t kPanelRows = 32;    // fewest rows for which a panel is worth reading twice
+constexpr int64_t kGatedRows = 32;    // whose gates wait for their up
+constexpr int64_t kMaxWidth = 64;     // of a panel
+constexpr int64_t kRunBytes = int64_t{1} << 20;  // of adjacent panels that one task reads
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -20,15 +23,13 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
   throw std::invalid_argument("linear: " + what + " is " + std::to_string(got) + ", not " + std::to_string(wanted));
 }
 
-void check_shapes(int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, const Matrix& y) {
+void check_operands(int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, const Matrix& y) {
   if (x.dtype() != Dtype::bfloat16) throw std::invalid_argument("linear: x must be bfloat16");
-  if (y.dtype() != Dtype::float32) throw std::invalid_argument("linear: y must be float32");
   if (rows < 0 || rows > x.rows() || rows > y.rows()) {
     throw std::invalid_argument("linear: " + std::to_string(rows) + " rows do not fit x with " + std::to_string(x.rows()) +
                                 " and y with " + std::to_string(y.rows()));
   }
   if (x.columns() != weight.depth()) refuse("the width of x", x.columns(), weight.depth());
-  if (y.columns() != weight.columns()) refuse("the width of y", y.columns(), weight.columns());
   if (segments.size() > 0 && segments.rows() != rows) refuse("the rows of the segments", segments.rows(), rows);
 }
 
@@ -55,7 +56,8 @@ struct LoraSize {
 
 constexpr int64_t kLine = 32;  // bf16 values in 64 bytes
 
-int64_t s_elements(int64_t rows, int64_t rank) { return ceil_div(rows * even(rank), kLine) * kLine; }
+// Elements of one row of s: whole lines, zero behind the rank, so that tiles may read it in blocks.
+int64_t s_stride(int64_t rank) { return ceil_div(rank, kLine) * kLine; }
 
 LoraSize measure(const Segments& segments, const Linear& weight, int64_t site) {
   LoraSize size;
@@ -71,7 +73,7 @@ LoraSize measure(const Segments& segments, const Linear& weight, int64_t site) {
       check_piece(*adapter, piece->bias, columns * 4, "bias");
       size.expansions += 1;
       size.jobs += ceil_div(stop - start, kShrinkRows) * ceil_div(piece->rank, kShrinkRanks);
-      size.s_elements += s_elements(stop - start, piece->rank);
+      size.s_elements += (stop - start) * s_stride(piece->rank);
     }
   }
   return size;
@@ -79,7 +81,7 @@ LoraSize measure(const Segments& segments, const Linear& weight, int64_t site) {
 
 // Appends the shrink tasks of one segment's part, whose result is `s`.
 void add_jobs(LoraPlan& plan, const Matrix& x, const Segment& segment, const AdapterPart& piece, bf16* s) {
-  const int64_t stride = even(piece.rank), pitch = lora_a_bytes(1, x.columns()) / 2;
+  const int64_t stride = s_stride(piece.rank), pitch = lora_a_bytes(1, x.columns()) / 2;
   const auto* a = reinterpret_cast<const bf16*>(segment.adapter->data() + piece.a);
   for (int64_t row = segment.start; row < segment.stop; row += kShrinkRows) {
     bf16* s_row = s + (row - segment.start) * stride;
@@ -93,20 +95,24 @@ void add_jobs(LoraPlan& plan, const Matrix& x, const Segment& segment, const Ada
                                      x.columns(),
                                      piece.scale,
                                      s_row + rank,
-                                     stride};
+                                     stride,
+                                     rank + kShrinkRanks < piece.rank ? 0 : stride - piece.rank};
     }
-    for (int64_t r = 0; r < rows && stride != piece.rank; ++r) s_row[r * stride + piece.rank] = 0;
   }
 }
 
-LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site) {
+// Takes the scratch for the plan and for `quantizer`.
+LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
+                   RowQuantizer& quantizer) {
   LoraPlan plan;
-  if (site < 0 || segments.size() == 0) return plan;
-  const LoraSize size = measure(segments, weight, site);
-  if (size.expansions == 0) return plan;
+  const LoraSize size = site < 0 ? LoraSize{} : measure(segments, weight, site);
   const size_t s_bytes = static_cast<size_t>(size.s_elements) * sizeof(bf16);
   const size_t expansion_bytes = static_cast<size_t>(size.expansions) * sizeof(Expansion);
-  std::byte* scratch = runtime.scratch(s_bytes + expansion_bytes + static_cast<size_t>(size.jobs) * sizeof(ShrinkJob));
+  const size_t job_bytes = static_cast<size_t>(size.jobs) * sizeof(ShrinkJob);
+  std::byte* scratch = runtime.scratch(quantizer.bytes() + s_bytes + expansion_bytes + job_bytes);
+  quantizer.place(scratch);
+  if (size.expansions == 0) return plan;
+  scratch += quantizer.bytes();
   auto* s = reinterpret_cast<bf16*>(scratch);
   plan.expansions = reinterpret_cast<Expansion*>(scratch + s_bytes);
   plan.jobs = reinterpret_cast<ShrinkJob*>(scratch + s_bytes + expansion_bytes);
@@ -121,64 +127,153 @@ LoraPlan plan_lora(Runtime& runtime, const Segments& segments, const Matrix& x, 
       plan.expansions[count++] = {segment.start,
                                   segment.stop,
                                   s,
-                                  even(piece->rank),
+                                  s_stride(piece->rank),
                                   piece->rank,
                                   reinterpret_cast<const bf16*>(data + piece->b),
                                   floats(piece->column_scale),
                                   floats(piece->bias)};
       add_jobs(plan, x, segment, *piece, s);
-      s += s_elements(segment.stop - segment.start, piece->rank);
+      s += (segment.stop - segment.start) * s_stride(piece->rank);
     }
     plan.first[part + 1] = count;
   }
   return plan;
 }
 
+void run_shrink(const LoraKernels& kernels, const ShrinkJob& job) {
+  kernels.shrink(job);
+  for (int64_t r = 0; r < job.rows; ++r) std::fill_n(job.s + r * job.s_stride + job.ranks, job.padding, bf16{0});
+}
+
+// What all panels of a product have in common.
+struct Product {
+  Lap lap;
+  Runtime& runtime;
+  int64_t rows;
+  const Matrix& x;
+  const Linear& weight;
+  const bool int8;
+  RowQuantizer quantizer;
+  LoraPlan lora;
+
+  Product(Runtime& on, int64_t of_rows, const Segments& segments, const Matrix& from, const Linear& by, int64_t site)
+      : lap(on.times()), runtime(on), rows(of_rows), x(from), weight(by), int8(by.quantization() == Quantization::int8),
+        quantizer(int8 ? RowQuantizer(on, of_rows, from) : RowQuantizer()),
+        lora(plan_lora(on, segments, from, by, site, quantizer)) {
+    const LoraKernels& kernels = runtime.kernels().lora;
+    runtime.workers().run(quantizer.tasks() + lora.job_count, [&](int64_t index, int worker) {
+      index < quantizer.tasks() ? quantizer.run(index, worker) : run_shrink(kernels, lora.jobs[index - quantizer.tasks()]);
+    });
+    lap.charge(adapted() ? Part::lora : Part::base);
+  }
+
+  bool adapted() const { return lora.expansions != nullptr; }
+
+  void (*panel() const)(const PanelJob&) {
+    const LinearKernels& kernels = runtime.kernels().linear;
+    return int8 ? kernels.int8_panel : kernels.panel;
+  }
+
+  // Calls work(panel, start, stop, expand_ticks) for all rows [start, stop) of `panels` panels. A task takes a run of adjacent panels: only long
+  // sequential reads draw the memory's whole bandwidth. With fewer panels than keep all threads busy, rows are split as well.
+  template <class Work>
+  void run(int64_t panels, const Work& work) {
+    const int64_t threads = runtime.workers().threads();
+    const int64_t blocks = threads == 1 ? 1 : std::min(ceil_div(4 * threads, panels), ceil_div(rows, kPanelRows));
+    const int64_t block = ceil_div(rows, blocks);
+    const int64_t most = std::max<int64_t>(1, kRunBytes / weight.panel_bytes());
+    const int64_t per_run = std::clamp<int64_t>(panels / (2 * threads), 1, most), runs = ceil_div(panels, per_run);
+    runtime.workers().run(runs * blocks, [&](int64_t task, int worker) {
+      Times::Shared* shared = adapted() ? runtime.times().of_worker(worker) : nullptr;
+      const uint64_t began = shared == nullptr ? 0 : ticks();
+      const int64_t start = task % blocks * block, first = task / blocks * per_run;
+      for (int64_t panel = first; panel < std::min(panels, first + per_run); ++panel) {
+        work(panel, start, std::min(rows, start + block), shared == nullptr ? nullptr : &shared->expand);
+      }
+      if (shared != nullptr) shared->whole += ticks() - began;
+    });
+    lap.charge_shared();
+  }
+
+  PanelJob job(int64_t panel, int64_t start, int64_t stop, float* y, int64_t y_stride, uint64_t* expand_ticks) const {
+    const Linear::Place place = weight.place(panel);
+    const int64_t first = lora.first[place.part];
+    return {.x = x.bf16s(),
+            .x_stride = x.stride(),
+            .start = start,
+            .stop = stop,
+            .depth = weight.depth(),
+            .panel = weight.panel(panel),
+            .int8 = quantizer.result(),
+            .width = weight.width(),
+            .columns = place.columns,
+            .index = place.index,
+            .bias = weight.bias(place),
+            .y = y,
+            .y_stride = y_stride,
+            .accumulate = false,
+            .cold = stop - start <= kPanelRows,
+            .expansions = lora.expansions + first,
+            .expansion_count = lora.first[place.part + 1] - first,
+            .next = weight.next(panel),
+            .expand_ticks = expand_ticks};
+  }
+};
+
+// One panel of the gate and its panel of up, for rows [start, stop). Their float32 values stay in the first-level cache.
+void gated_panel(const Product& product, int64_t index, int64_t start, int64_t stop, Matrix& y, uint64_t* expand_ticks) {
+  const Linear& weight = product.weight;
+  const int64_t width = weight.width(), gates = weight.panels() / 2;
+  const auto panel = product.panel();
+  const auto silu_multiply = product.runtime.kernels().activation.silu_multiply;
+  alignas(64) float gate[kGatedRows * kMaxWidth], up[kGatedRows * kMaxWidth];
+  for (int64_t row = start; row < stop; row += kGatedRows) {
+    const int64_t end = std::min(stop, row + kGatedRows);
+    PanelJob of_gate = product.job(index, row, end, gate - row * width, width, expand_ticks);
+    PanelJob of_up = product.job(gates + index, row, end, up - row * width, width, expand_ticks);
+    of_gate.cold = of_up.cold = stop - start <= kGatedRows;
+    for (PanelJob* job : {&of_gate, &of_up}) {  // every block of rows fetches its share
+      const int64_t from = job->next.lines * (row - start) / (stop - start), to = job->next.lines * (end - start) / (stop - start);
+      job->next = {job->next.at + 64 * from, to - from};
+    }
+    panel(of_gate);
+    panel(of_up);
+    for (int64_t r = row; r < end; ++r) {
+      silu_multiply(gate + (r - row) * width, up + (r - row) * width, of_gate.columns,
+                    y.bf16s() + r * y.stride() + index * width);
+    }
+  }
+}
+
 }  // namespace
 
 void linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
             Matrix& y, bool accumulate) {
-  check_shapes(rows, segments, x, weight, y);
+  check_operands(rows, segments, x, weight, y);
+  if (y.dtype() != Dtype::float32) throw std::invalid_argument("linear: y must be float32");
+  if (y.columns() != weight.columns()) refuse("the width of y", y.columns(), weight.columns());
   if (rows == 0) return;
-  Lap lap(runtime.times());
-  const LoraPlan plan = plan_lora(runtime, segments, x, weight, site);
-  const auto shrink = runtime.kernels().lora.shrink;
-  runtime.workers().run(plan.job_count, [&](int64_t index) { shrink(plan.jobs[index]); });
-  const bool adapted = plan.expansions != nullptr;
-  lap.charge(adapted ? Part::lora : Part::base);
-
-  // With fewer panels than keep all threads busy, rows are split as well.
-  const int64_t wanted = ceil_div(4 * runtime.workers().threads(), weight.panels());
-  const int64_t blocks = runtime.workers().threads() == 1 ? 1 : std::min(wanted, ceil_div(rows, kPanelRows));
-  const int64_t block_rows = ceil_div(rows, blocks);
-  const auto panel = runtime.kernels().linear.panel;
-  runtime.workers().run(weight.panels() * blocks, [&](int64_t index, int worker) {
-    const int64_t start = index % blocks * block_rows;
-    const Linear::Place place = weight.place(index / blocks);
-    const int64_t first = plan.first[place.part];
-    const int64_t next = index / blocks + runtime.workers().threads();  // threads take turns, mostly
-    Times::Shared* shared = adapted ? runtime.times().of_worker(worker) : nullptr;
-    const uint64_t began = shared == nullptr ? 0 : ticks();
-    panel({.x = x.bf16s(),
-           .x_stride = x.stride(),
-           .start = start,
-           .stop = std::min(rows, start + block_rows),
-           .depth = weight.depth(),
-           .panel = weight.panel(index / blocks),
-           .width = weight.width(),
-           .columns = place.columns,
-           .index = place.index,
-           .bias = weight.bias(place),
-           .y = y.floats() + place.column,
-           .y_stride = y.stride(),
-           .accumulate = accumulate,
-           .expansions = plan.expansions + first,
-           .expansion_count = plan.first[place.part + 1] - first,
-           .next_panel = next < weight.panels() ? weight.panel(next) : nullptr,
-           .expand_ticks = shared == nullptr ? nullptr : &shared->expand});
-    if (shared != nullptr) shared->whole += ticks() - began;
+  Product product(runtime, rows, segments, x, weight, site);
+  const auto panel = product.panel();
+  product.run(weight.panels(), [&](int64_t index, int64_t start, int64_t stop, uint64_t* ticks) {
+    PanelJob job = product.job(index, start, stop, y.floats() + weight.place(index).column, y.stride(), ticks);
+    job.accumulate = accumulate;
+    panel(job);
   });
-  lap.charge_shared();
+}
+
+void gated_linear(Runtime& runtime, int64_t rows, const Segments& segments, const Matrix& x, const Linear& weight, int64_t site,
+                  Matrix& y) {
+  check_operands(rows, segments, x, weight, y);
+  if (y.dtype() != Dtype::bfloat16) throw std::invalid_argument("gated_linear: y must be bfloat16");
+  const std::vector<int64_t>& parts = weight.part_columns();
+  if (parts.size() != 2 || parts[0] != parts[1]) throw std::invalid_argument("gated_linear: the weight must be gate and up");
+  if (y.columns() != parts[0]) refuse("the width of y", y.columns(), parts[0]);
+  if (rows == 0) return;
+  Product product(runtime, rows, segments, x, weight, site);
+  product.run(weight.panels() / 2, [&](int64_t index, int64_t start, int64_t stop, uint64_t* ticks) {
+    gated_panel(product, index, start, stop, y, ticks);
+  });
 }
 
 }  // namespace manylora

@@ -1,4 +1,5 @@
 // The specification of the product: one output after the other, every sum in ascending order.
+#include "int8.h"
 #include "manylora/linear.h"
 
 namespace manylora {
@@ -20,6 +21,14 @@ float base_product(const PanelJob& job, int64_t row, int64_t column) {
   return sum;
 }
 
+float int8_product(const PanelJob& job, int64_t row, int64_t column) {
+  const Int8Panel panel(job);
+  const uint8_t* x = job.int8.q + row * job.int8.stride;
+  int32_t sum = panel.starts[column];
+  for (int64_t k = 0; k < panel.depth; ++k) sum += x[k] * panel.q[(k / 4 * job.width + column) * 4 + k % 4];
+  return static_cast<float>(sum) * job.int8.scales[row] * panel.scales[column];
+}
+
 float expand(const PanelJob& job, const Expansion& expansion, int64_t row, int64_t column, float sum) {
   const bf16* s = expansion.s + (row - expansion.start) * expansion.s_stride;
   const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
@@ -27,12 +36,13 @@ float expand(const PanelJob& job, const Expansion& expansion, int64_t row, int64
   return sum;
 }
 
+template <auto base>
 void panel(const PanelJob& job) {
   for (int64_t row = job.start; row < job.stop; ++row) {
     const Expansion* expansion = covering(job, row);
     for (int64_t column = 0; column < job.columns; ++column) {
       const int64_t of_part = job.index * job.width + column;
-      float sum = base_product(job, row, column);
+      float sum = base(job, row, column);
       if (expansion != nullptr) sum = expand(job, *expansion, row, column, sum);
       if (expansion != nullptr && expansion->column_scale != nullptr) sum *= expansion->column_scale[of_part];
       if (expansion != nullptr && expansion->bias != nullptr) {
@@ -48,6 +58,6 @@ void panel(const PanelJob& job) {
 
 }  // namespace
 
-const LinearKernels linear_scalar{panel};
+const LinearKernels linear_scalar{panel<base_product>, panel<int8_product>};
 
 }  // namespace manylora

@@ -16,21 +16,15 @@ constexpr int64_t kMaxRegions = kMaxTileRows + 1;  // every row its own adapter,
 
 // Memory that will be read soon, fetched while the arithmetic of a tile runs: the factors B of the tile's segments, then the
 // tile's share of the next panel.
-struct Region {
-  const char* at;
-  int64_t lines;  // of 64 bytes
-};
-
 struct Ahead {
   Region regions[kMaxRegions];
   int64_t first = 0, count = 0;
   int64_t lines = 0;  // in all regions
   int64_t rate = 0;   // lines of one fetch
 
-  void add(const bf16* at, int64_t elements) {
-    if (elements == 0) return;
-    const int64_t of_region = (elements * 2 + 63) / 64;
-    regions[count++] = {reinterpret_cast<const char*>(at), of_region};
+  void add(const void* at, int64_t of_region) {
+    if (of_region == 0) return;
+    regions[count++] = {static_cast<const std::byte*>(at), of_region};
     lines += of_region;
   }
 };
@@ -38,7 +32,22 @@ struct Ahead {
 // Rows [start, start + rows) of a panel's output.
 struct Tile {
   int64_t start, rows;
-  float* values;  // [rows, panel width]
+  float* values;           // [rows, panel width] at stride `pitch`: the panel width, or that of y
+  int64_t pitch;           // floats
+  const Expansion* whole;  // that all its rows share, or null
+};
+
+// Counts the time of a block as that of low-rank terms, when somebody asks.
+class ExpandTimer {
+ public:
+  explicit ExpandTimer(const PanelJob& job) : ticks_(job.expand_ticks), began_(ticks_ == nullptr ? 0 : ticks()) {}
+  ~ExpandTimer() {
+    if (ticks_ != nullptr) *ticks_ += ticks() - began_;
+  }
+
+ private:
+  uint64_t* ticks_;
+  uint64_t began_;
 };
 
 template <class Isa>
@@ -63,10 +72,11 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
     finish<Isa>(job, tile, done, from, nullptr);
     const bf16* b = expansion.b + job.index * even(expansion.rank) * job.width;
     const bf16* s = expansion.s + (from - expansion.start) * expansion.s_stride;
-    const uint64_t began = job.expand_ticks == nullptr ? 0 : ticks();
-    Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
-                tile.values + (from - tile.start) * job.width);
-    if (job.expand_ticks != nullptr) *job.expand_ticks += ticks() - began;
+    if (!Isa::expands(job, tile)) {
+      const ExpandTimer timer(job);
+      Isa::expand(s, expansion.s_stride, to - from, b, even(expansion.rank) / 2, job.width,
+                  tile.values + (from - tile.start) * job.width);
+    }
     finish<Isa>(job, tile, from, to, &expansion);
     done = to;
     if (expansion.stop > stop) break;  // goes on in the next tile
@@ -75,34 +85,57 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
   finish<Isa>(job, tile, done, stop, nullptr);
 }
 
-static inline Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next) {
+// The expansion of all rows from `start` to `stop`, or null. `next` as in run_tile.
+static inline const Expansion* sole_expansion(const PanelJob& job, int64_t next, int64_t start, int64_t stop) {
+  if (next == job.expansion_count) return nullptr;
+  const Expansion& expansion = job.expansions[next];
+  return expansion.start <= start && expansion.stop >= stop ? &expansion : nullptr;
+}
+
+template <class Isa>
+Ahead look_ahead(const PanelJob& job, const Tile& tile, int64_t next) {
   Ahead ahead;
   for (int64_t i = next; i < job.expansion_count && job.expansions[i].start < tile.start + tile.rows; ++i) {
     const int64_t elements = even(job.expansions[i].rank) * job.width;
-    ahead.add(job.expansions[i].b + job.index * elements, elements);
+    ahead.add(job.expansions[i].b + job.index * elements, (elements * 2 + 63) / 64);
   }
-  if (job.next_panel != nullptr) {
-    const int64_t pairs = (job.depth + 1) / 2, rows = job.stop - job.start;
-    const int64_t from = pairs * (tile.start - job.start) / rows, to = pairs * (tile.start + tile.rows - job.start) / rows;
-    ahead.add(job.next_panel + from * 2 * job.width, (to - from) * 2 * job.width);
+  if (!Isa::touches(job)) {
+    const int64_t rows = job.stop - job.start, done = tile.start - job.start;
+    const int64_t from = job.next.lines * done / rows, to = job.next.lines * (done + tile.rows) / rows;
+    ahead.add(job.next.at + 64 * from, to - from);
   }
   return ahead;
+}
+
+// Whether nothing is left to do after `base`, which may then write to y itself.
+template <class Isa>
+bool is_final(const PanelJob& job, const Tile& tile, int64_t next) {
+  if (!Isa::writes_rows(job) || job.accumulate || job.bias != nullptr || job.columns != job.width) return false;
+  if (next == job.expansion_count || job.expansions[next].start >= tile.start + tile.rows) return true;
+  return Isa::expands(job, tile) && tile.whole->column_scale == nullptr && tile.whole->bias == nullptr;
 }
 
 template <class Isa>
 void run_panel(const PanelJob& job) {
   alignas(64) float values[kMaxTile];
   int64_t next = 0;  // the first expansion that may meet the tile
-  while (next < job.expansion_count && job.expansions[next].stop <= job.start) ++next;
   const int64_t most = Isa::tile_rows(job.width);
   for (int64_t row = job.start; row < job.stop;) {
+    while (next < job.expansion_count && job.expansions[next].stop <= row) ++next;
     const int64_t left = job.stop - row;
     const int64_t tiles = (left + most - 1) / most;
-    const Tile tile{row, (left + tiles - 1) / tiles, values};  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
-    Ahead ahead = look_ahead(job, tile, next);
-    Isa::base(job, tile, ahead);
-    run_tile<Isa>(job, tile, next);
-    row += tile.rows;
+    const int64_t rows = (left + tiles - 1) / tiles;  // balanced: 32 rows are 4 tiles of 8, not 9 + 9 + 9 + 5
+    Tile tile{row, rows, values, job.width, sole_expansion(job, next, row, row + rows)};
+    Ahead ahead = look_ahead<Isa>(job, tile, next);
+    if (is_final<Isa>(job, tile, next)) {
+      tile.values = job.y + row * job.y_stride;
+      tile.pitch = job.y_stride;
+      Isa::base(job, tile, ahead);
+    } else {
+      Isa::base(job, tile, ahead);
+      run_tile<Isa>(job, tile, next);
+    }
+    row += rows;
   }
 }
 

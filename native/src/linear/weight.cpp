@@ -1,5 +1,6 @@
 // Packing of base weights.
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -8,6 +9,8 @@
 
 namespace manylora {
 namespace {
+
+constexpr int64_t kMaxInt8Depth = 1 << 17;  // 127 * 127 times it is below 2^31
 
 std::vector<int64_t> columns_of(const std::vector<WeightPart>& parts, int64_t depth) {
   if (parts.empty() || parts.size() > Adapter::kParts) {
@@ -38,6 +41,21 @@ void pack_panel(const bf16* weight, int64_t depth, int64_t columns, int64_t widt
   }
 }
 
+// One column of an int8 panel: q [padded], offset by 128.
+void pack_int8_column(const uint8_t* q, int64_t padded, float scale, int64_t width, int64_t c, std::byte* panel) {
+  auto* starts = reinterpret_cast<int32_t*>(panel);
+  auto* scales = reinterpret_cast<float*>(starts + width);
+  auto* out = reinterpret_cast<int8_t*>(scales + width);
+  int32_t sum = 0;
+  for (int64_t k = 0; k < padded; ++k) {
+    const int value = q[k] - kInt8Zero;
+    out[(k / 4 * width + c) * 4 + k % 4] = static_cast<int8_t>(value);
+    sum += value;
+  }
+  starts[c] = -kInt8Zero * sum;
+  scales[c] = scale / static_cast<float>(kRotation);
+}
+
 }  // namespace
 
 int panel_width(const std::vector<int64_t>& part_columns) {
@@ -48,13 +66,18 @@ int panel_width(const std::vector<int64_t>& part_columns) {
   return 32;
 }
 
-Linear::Linear(Runtime& runtime, const std::vector<WeightPart>& parts, int64_t depth)
+Linear::Linear(Runtime& runtime, const std::vector<WeightPart>& parts, int64_t depth, Quantization quantization)
     : part_columns_(columns_of(parts, depth)),
       depth_(depth),
       columns_(0),
       width_(panel_width(part_columns_)),
       panels_(count_panels(part_columns_, width_)),
-      memory_(static_cast<size_t>(panels_ * panel_elements()) * sizeof(bf16)) {
+      quantization_(quantization),
+      memory_(static_cast<size_t>(panels_ * panel_bytes())) {
+  if (quantization == Quantization::int8 && depth > kMaxInt8Depth) {
+    throw std::invalid_argument("an int8 weight has a depth of at most " + std::to_string(kMaxInt8Depth) + ", not " +
+                                std::to_string(depth));
+  }
   for (const WeightPart& part : parts) {
     has_bias_.push_back(part.bias != nullptr);
     if (part.bias != nullptr) {
@@ -64,10 +87,32 @@ Linear::Linear(Runtime& runtime, const std::vector<WeightPart>& parts, int64_t d
     }
     columns_ += part.columns;
   }
+  quantization == Quantization::int8 ? pack_int8(runtime, parts) : pack_bf16(runtime, parts);
+}
+
+void Linear::pack_bf16(Runtime& runtime, const std::vector<WeightPart>& parts) {
   runtime.workers().run(panels_, [&](int64_t index) {
     const Place at = place(index);
     const bf16* weight = parts[static_cast<size_t>(at.part)].weight + at.index * width_ * depth_;
-    pack_panel(weight, depth_, at.columns, width_, reinterpret_cast<bf16*>(memory_.data()) + index * panel_elements());
+    pack_panel(weight, depth_, at.columns, width_, reinterpret_cast<bf16*>(memory_.data() + index * panel_bytes()));
+  });
+}
+
+// A column is rounded as a row of x is.
+void Linear::pack_int8(Runtime& runtime, const std::vector<WeightPart>& parts) {
+  const int64_t padded = padded_depth(depth_), each = padded * 5;  // of one thread: rotated values, then q
+  std::byte* scratch = runtime.scratch(static_cast<size_t>(runtime.workers().threads() * each));
+  const auto quantize = runtime.kernels().quantize.row;
+  runtime.workers().run(panels_, [&](int64_t index, int worker) {
+    const Place at = place(index);
+    const bf16* weight = parts[static_cast<size_t>(at.part)].weight + at.index * width_ * depth_;
+    auto* rotated = reinterpret_cast<float*>(scratch + worker * each);
+    auto* q = reinterpret_cast<uint8_t*>(rotated + padded);
+    float scale = 0.0f;
+    for (int64_t c = 0; c < at.columns; ++c) {
+      quantize(weight + c * depth_, depth_, rotated, q, &scale);
+      pack_int8_column(q, padded, scale, width_, c, memory_.data() + index * panel_bytes());
+    }
   });
 }
 

@@ -31,6 +31,7 @@ def serve(
     max_waiting: options.MaxWaiting = default_of(EngineConfig, "max_waiting"),
     memory: options.Memory = show_bytes(default_of(EngineConfig, "memory_bytes")),
     threads: options.Threads = default_of(EngineConfig, "threads"),
+    quantization: options.Quantization = default_of(EngineConfig, "quantization"),
     prefix_cache: options.PrefixCache = default_of(EngineConfig, "prefix_cache"),
     merge: options.Merge = None,
     allow_runtime_adapters: options.AllowRuntimeAdapters = default_of(ServerConfig, "allow_runtime_adapters"),
@@ -51,6 +52,7 @@ def serve(
     engine = EngineConfig(
         model=model,
         merge=merged,
+        quantization=quantization,
         threads=threads,
         memory_bytes=parse_bytes(memory),
         max_model_len=max_model_len,

@@ -64,7 +64,7 @@ async def run_server(engine_config: EngineConfig, config: ServerConfig, adapters
         def ready() -> None:
             bar.stop()
             typer.echo(f"manylora serves {_served(service, engine_config, len(adapters))} on http://{_in_url(host)}:{port}")
-            typer.echo(capacity_line(service.loaded(), engine_config.memory_bytes))
+            typer.echo(capacity_line(service.loaded(), engine_config))
             cut = context_cut(service.loaded(), engine_config)
             if cut is not None:
                 log.warning(cut)
@@ -91,11 +91,13 @@ def stopping_line(requests: int, seconds: float) -> str:
     return f"stopping: finishing {counted}, for {seconds:g} s at most" if requests else "stopping"
 
 
-def capacity_line(info: EngineInfo, memory: int) -> str:
-    """What the engine found and took: instruction set, threads, memory, and what fits."""
+def capacity_line(info: EngineInfo, config: EngineConfig) -> str:
+    """What the engine found and took: instruction set, kind of weights, threads, memory, and what fits."""
+    weights = "bfloat16" if config.quantization == "none" else config.quantization
     return (
-        f"kernels {info.capability}, {info.threads} threads; memory {show_bytes(memory)} for {info.kv_tokens} tokens of KV "
-        f"less the adapters; max_model_len {info.max_model_len} of the model's {info.shape.max_position}"
+        f"kernels {info.capability} on {weights} weights, {info.threads} threads; memory {show_bytes(config.memory_bytes)} for "
+        f"{info.kv_tokens} tokens of KV less the adapters; max_model_len {info.max_model_len} of the model's "
+        f"{info.shape.max_position}"
     )
 
 

@@ -43,7 +43,7 @@ def assemble(
     model_len = _model_len(config, shape, layout)
     threads = config.threads or available_threads()
     runtime = kernels.Runtime(threads, capability)
-    weights = pack_weights(checkpoint, runtime, model_len, on_progress)
+    weights = pack_weights(checkpoint, runtime, model_len, config.quantization, on_progress)
     try:
         arena = kernels.Arena(layout.extents * layout.extent_bytes)
     except MemoryError as error:

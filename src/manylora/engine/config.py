@@ -8,6 +8,7 @@ from pathlib import Path
 from manylora.errors import ConfigError
 
 GIB = 1 << 30
+QUANTIZATIONS = ("none", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class EngineConfig:
     """A Hugging Face folder or a GGUF file."""
     merge: Path | None = None
     """An adapter folder to merge into the base weights at start."""
+    quantization: str = "none"
+    """How the base weights are kept: "none" is bfloat16; "int8" rounds them and the rows they meet, adapters stay bfloat16."""
     threads: int | None = None
     """Threads of the kernels; None follows the CPUs this process may use."""
     memory_bytes: int = 2 * GIB
@@ -42,6 +45,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+        if self.quantization not in QUANTIZATIONS:
+            raise ConfigError(f"quantization must be {' or '.join(QUANTIZATIONS)}, not {self.quantization}")
         if self.max_wait_seconds < 0:
             raise ConfigError(f"max_wait_seconds must not be negative: {self.max_wait_seconds}")
         if self.max_num_batched_tokens < self.max_num_seqs:

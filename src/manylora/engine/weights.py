@@ -15,13 +15,16 @@ OnProgress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)"""
 
 
-def pack_weights(checkpoint: Checkpoint, runtime: kernels.Runtime, positions: int, on_progress: OnProgress) -> LlamaWeights:
-    """Every weight of the model, packed. `positions` bounds the rotary tables."""
+def pack_weights(
+    checkpoint: Checkpoint, runtime: kernels.Runtime, positions: int, quantization: str, on_progress: OnProgress
+) -> LlamaWeights:
+    """Every weight of the model, packed. `positions` bounds the rotary tables; `quantization` is EngineConfig's. Norms and the
+    embedding, which enter no product, are never rounded."""
     shape = checkpoint.shape
     layers = []
     for number in range(shape.layers):
         on_progress("packing weights", number, shape.layers + 1)
-        layers.append(_pack_layer(checkpoint, runtime, number))
+        layers.append(_pack_layer(checkpoint, runtime, number, quantization))
     on_progress("packing weights", shape.layers, shape.layers + 1)
     cos, sin = rope_tables(shape, np.arange(positions))
     embedding = checkpoint.tensor("model.embed_tokens.weight")
@@ -30,7 +33,7 @@ def pack_weights(checkpoint: Checkpoint, runtime: kernels.Runtime, positions: in
         embedding=_matrix(embedding.view(np.uint16), "bfloat16"),
         layers=tuple(layers),
         norm=_vector(checkpoint.tensor("model.norm.weight")),
-        head=kernels.Linear(runtime, [head.view(np.uint16)], [None]),
+        head=kernels.Linear(runtime, [head.view(np.uint16)], [None], quantization),
         cos=_matrix(cos, "float32"),
         sin=_matrix(sin, "float32"),
     )
@@ -38,7 +41,7 @@ def pack_weights(checkpoint: Checkpoint, runtime: kernels.Runtime, positions: in
     return weights
 
 
-def _pack_layer(checkpoint: Checkpoint, runtime: kernels.Runtime, number: int) -> Layer:
+def _pack_layer(checkpoint: Checkpoint, runtime: kernels.Runtime, number: int, quantization: str) -> Layer:
     shape = checkpoint.shape
     prefix = f"model.layers.{number}."
 
@@ -46,7 +49,7 @@ def _pack_layer(checkpoint: Checkpoint, runtime: kernels.Runtime, number: int) -
         paths = [f"{prefix}{block}.{name}" for name in names]
         parts = [np.ascontiguousarray(checkpoint.tensor(f"{path}.weight")).view(np.uint16) for path in paths]
         biases = [checkpoint.tensor(f"{path}.bias").astype(np.float32) if biased else None for path in paths]
-        return kernels.Linear(runtime, parts, biases)
+        return kernels.Linear(runtime, parts, biases, quantization)
 
     def norm(name: str) -> kernels.Matrix:
         return _vector(checkpoint.tensor(f"{prefix}{name}.weight"))

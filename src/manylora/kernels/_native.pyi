@@ -117,9 +117,10 @@ class Segments:
 class Linear:
     """A base weight packed for the kernels, its parts fused."""
 
-    def __init__(self, runtime: Runtime, parts: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)]], biases: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None]) -> None:
+    def __init__(self, runtime: Runtime, parts: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)]], biases: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None], quantization: str = 'none') -> None:
         """
-        Packs parts [columns, depth], bfloat16 as uint16, each with a float32 bias [columns] or None.
+        Packs parts [columns, depth], bfloat16 as uint16, each with a float32 bias [columns] or None. `quantization` is 'none',
+        or 'int8': rotated and rounded to int8, one scale per column.
         """
 
     @property
@@ -141,6 +142,12 @@ def linear(runtime: Runtime, rows: int, segments: Segments, x: Matrix, weight: L
     """
     y = (accumulate ? y : 0) + [column scale *] (x W^T + lora) + bias for the first `rows` rows: x bfloat16 [rows, depth],
     y float32 [rows, columns]. `site` is layer * 4 + {qkv 0, o 1, gate_up 2, down 3}; -1: no adapter takes part.
+    """
+
+def gated_linear(runtime: Runtime, rows: int, segments: Segments, x: Matrix, weight: Linear, site: int, y: Matrix) -> None:
+    """
+    y = silu(gate) * up of a weight whose parts are gate and up; y bfloat16 [rows, columns / 2]. The bits of `linear` and
+    then `silu_multiply`.
     """
 
 class Batch:

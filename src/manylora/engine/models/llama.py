@@ -55,7 +55,6 @@ class Llama:
         self._qkv = kernels.Matrix(max_rows, query + 2 * key, "float32")
         self._query = kernels.Matrix(max_rows, query, "bfloat16")
         self._attended = kernels.Matrix(max_rows, query, "bfloat16")
-        self._gate_up = kernels.Matrix(max_rows, 2 * shape.intermediate, "float32")
         self._activated = kernels.Matrix(max_rows, shape.intermediate, "bfloat16")
         self._last = kernels.Matrix(max_logits, shape.hidden, "float32")
         self._last_normed = kernels.Matrix(max_logits, shape.hidden, "bfloat16")
@@ -78,8 +77,7 @@ class Llama:
             kernels.attention(run, batch, self._query, kv, number, self._attended)
             kernels.linear(run, rows, segments, self._attended, layer.output, site + 1, hidden, True)
             kernels.rms_norm(run, rows, hidden, layer.post_norm, eps, normed)
-            kernels.linear(run, rows, segments, normed, layer.gate_up, site + 2, self._gate_up, False)
-            kernels.silu_multiply(run, rows, self._gate_up, self._activated)
+            kernels.gated_linear(run, rows, segments, normed, layer.gate_up, site + 2, self._activated)
             kernels.linear(run, rows, segments, self._activated, layer.down, site + 3, hidden, True)
 
     def logits(self, batch: kernels.Batch, count: int) -> kernels.Matrix:
