@@ -148,8 +148,8 @@ void bind_linear(nb::module_& m) {
   bind_adapter(m);
   nb::class_<Linear>(m, "Linear", "A base weight packed for the kernels, its parts fused.")
       .def("__init__", &make_linear, "runtime"_a, "parts"_a, "biases"_a, "quantization"_a = "none",
-           "Packs parts [columns, depth], bfloat16 as uint16, each with a float32 bias [columns] or None. `quantization` is 'none',\n"
-           "or 'int8': rotated and rounded to int8, one scale per column.")
+           "Packs parts [columns, depth], bfloat16 as uint16, each with a float32 bias [columns] or None. `quantization` is\n"
+           "'none', or 'int8': rotated and rounded to int8, one scale per column.")
       .def_prop_ro("columns", &Linear::columns)
       .def_prop_ro("depth", &Linear::depth)
       .def_prop_ro("width", &Linear::width)

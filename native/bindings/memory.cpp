@@ -65,6 +65,9 @@ void bind_memory(nb::module_& m) {
       .def_prop_ro("array", &view_of, nb::for_getter(nb::sig("def array(self) -> numpy.typing.NDArray[typing.Any]")),
                    "A writable numpy view [rows, columns]; bfloat16 as uint16.");
 
+  m.def("release_freed_memory", &release_freed_memory,
+        "Gives freed memory that the C library keeps back to the system: worth it after much that was short-lived.");
+
   nb::class_<Memory>(m, "Arena", "Zeroed memory in huge pages where the system grants them.")
       .def(
           "__init__",

@@ -1,6 +1,9 @@
 #include "manylora/memory.h"
 
 #include <sys/mman.h>
+#ifdef __linux__
+#include <malloc.h>
+#endif
 
 #include <new>
 #include <utility>
@@ -36,6 +39,12 @@ void Memory::populate(size_t offset, size_t bytes) const {
 #ifdef MADV_POPULATE_WRITE
   const size_t first = offset / 4096 * 4096;
   madvise(data_ + first, offset + bytes - first, MADV_POPULATE_WRITE);
+#endif
+}
+
+void release_freed_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
 #endif
 }
 

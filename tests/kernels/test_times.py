@@ -18,10 +18,11 @@ CASE = draw_case(
 
 @pytest.mark.parametrize("capability", capabilities())
 @pytest.mark.parametrize("threads", [1, 2])
-def test_products_are_charged_to_base_and_adapters(capability: str, threads: int) -> None:
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_products_are_charged_to_base_and_adapters(capability: str, threads: int, quantization: str) -> None:
     """Both have a share when adapters take part, and adapters none when they do not; together no more than passed. What is
     measured computes the same bits."""
-    kernel = Kernel(CASE, capability, threads)
+    kernel = Kernel(CASE, capability, threads, quantization)
     unmeasured = kernel.run()
     kernel.runtime = Runtime(threads, capability)
     kernel.runtime.measure()

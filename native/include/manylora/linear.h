@@ -15,8 +15,8 @@
 //
 // Packing: the weight's parts (q|k|v, gate|up) are each padded with zeros to whole panels of `width` columns; a panel is
 // [depth pairs][width][2] bf16, contiguous and 64-byte aligned. In y the parts are adjacent and unpadded. A panel of an int8
-// weight is first [width] int32, where the sums start: -128 times the sum of the column, because rows are stored with an offset of
-// 128; then [width] float32 scales; then [padded depth / 4][width][4] int8.
+// weight is first [width] int32, where the sums start: -128 times the sum of the column, because rows are stored with an offset
+// of 128; then [width] float32 scales; then [padded depth / 4][width][4] int8.
 #pragma once
 
 #include <cstdint>

@@ -30,6 +30,9 @@ class Memory {
   size_t mapped_ = 0;
 };
 
+// Gives back to the system what the C library keeps of freed memory for later. A wish, worth it after much that was short-lived.
+void release_freed_memory();
+
 enum class Dtype { float32, bfloat16 };
 
 inline size_t size_of(Dtype dtype) { return dtype == Dtype::float32 ? 4 : 2; }

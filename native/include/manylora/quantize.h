@@ -1,13 +1,13 @@
-// Rows of bf16 as int8, for products with an int8 weight: both operands are rotated, then rounded, so that few large elements do
-// not cost the many small ones their precision.
+// Rows of bf16 as int8, for products with an int8 weight. Both operands are rotated before they are rounded: a few large elements
+// would cost the many small ones their precision.
 //
-// A row is padded with zeros to a multiple of 64. Every 64 elements are multiplied by the Hadamard matrix H of that size (Sylvester's,
-// elements +1 and -1): six stages of (a, b) -> (a + b, a - b) over distances 32, 16, 8, 4, 2, 1, in fp32. H H = 64 I, so the
-// product of two rotated rows is 64 times that of the rows; the 64 is divided out of the weight's scales, exactly. Then
+// A row is padded with zeros to a multiple of 64. Every 64 elements are multiplied by the Hadamard matrix H of that size, whose
+// elements are +1 and -1, by six stages of (a, b) -> (a + b, a - b) over distances 32, 16, 8, 4, 2, 1, in fp32. H H = 64 I, so
+// the product of two rotated rows is 64 times that of the rows; the 64 is divided out of the weight's scales, exactly. Then
 //   scale = largest / 127, q = round(element * (127 / largest)), to nearest, ties to even,
-// with `largest` the largest magnitude of the rotated row: |q| <= 127. A row whose largest is below 2^-120 is zero: scale 0, all q
-// 0. A row with infinities or NaN has the scale NaN and all q 0. q is stored as q + 128, unsigned. Every instruction set gives the
-// same bits.
+// with `largest` the largest magnitude of the rotated row: |q| <= 127. A row whose largest is below 2^-120 is zero: its scale and
+// all q are 0. A row with infinities or NaN has the scale NaN and all q 0. q is stored as q + 128, unsigned. Every instruction
+// set gives the same bits.
 #pragma once
 
 #include <cstdint>

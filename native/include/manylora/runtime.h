@@ -21,7 +21,7 @@ class Runtime {
   Capability capability() const { return capability_; }
   const Kernels& kernels() const { return kernels_; }
   Workers& workers() { return workers_; }
-  Times& times() { return times_; }
+  PartTimes& times() { return times_; }
 
   // At least `bytes` of 64-byte aligned scratch, contents undefined, valid until the next call. It only ever grows, so a step of
   // shapes seen before allocates nothing.
@@ -35,7 +35,7 @@ class Runtime {
   Kernels kernels_;
   Workers workers_;
   Memory scratch_;
-  Times times_;
+  PartTimes times_;
 };
 
 }  // namespace manylora

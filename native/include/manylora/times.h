@@ -9,18 +9,19 @@
 
 namespace manylora {
 
-// What an operation's time is charged to: products with base weights, low-rank terms (shrink, expand and the plan of both),
-// attention, and what works element by element (norms, rotary embedding, activation, lookups).
+// What an operation's time is charged to: products with base weights (with the quantisation of rows and the activation that are
+// part of them), low-rank terms (shrink, expand and the plan of both), attention, and what works element by element (norms, rotary
+// embedding, lookups).
 enum class Part { base, lora, attention, elementwise };
 constexpr size_t kTimedParts = 4;
 
 // Nanoseconds by part, of the thread that calls the operations: the parts of a step add up to its time whatever the number of
 // threads.
-class Times {
+class PartTimes {
  public:
   // What one worker counts within a phase that two parts share.
   struct alignas(64) Shared {
-    uint64_t whole = 0, expand = 0;
+    uint64_t whole = 0, low_rank = 0;
   };
 
   bool on() const { return !shared_.empty(); }
@@ -31,15 +32,15 @@ class Times {
 
   void charge(Part part, int64_t nanoseconds) { spent_[static_cast<size_t>(part)] += nanoseconds; }
 
-  // Charges a phase to `lora` by the share that the workers' expansions had in it, the rest to `base`. Their counts start anew.
+  // Charges a phase to `lora` by the share that low-rank terms had of the workers' time, the rest to `base`. Forgets that time.
   void charge_shared(int64_t nanoseconds) {
     Shared sum;
     for (Shared& worker : shared_) {
       sum.whole += worker.whole;
-      sum.expand += worker.expand;
+      sum.low_rank += worker.low_rank;
       worker = {};
     }
-    const double share = sum.whole == 0 ? 0.0 : static_cast<double>(sum.expand) / static_cast<double>(sum.whole);
+    const double share = sum.whole == 0 ? 0.0 : static_cast<double>(sum.low_rank) / static_cast<double>(sum.whole);
     const auto lora = static_cast<int64_t>(share * static_cast<double>(nanoseconds));
     charge(Part::lora, lora);
     charge(Part::base, nanoseconds - lora);
@@ -60,7 +61,7 @@ class Times {
 // Measures from its construction, or from its last charge, to the next.
 class Lap {
  public:
-  explicit Lap(Times& times) : times_(times) {
+  explicit Lap(PartTimes& times) : times_(times) {
     if (times_.on()) since_ = std::chrono::steady_clock::now();
   }
   void charge(Part part) {
@@ -78,14 +79,14 @@ class Lap {
     return passed.count();
   }
 
-  Times& times_;
+  PartTimes& times_;
   std::chrono::steady_clock::time_point since_;
 };
 
 // Charges all of a block's time to one part.
 class Timed {
  public:
-  Timed(Times& times, Part part) : lap_(times), part_(part) {}
+  Timed(PartTimes& times, Part part) : lap_(times), part_(part) {}
   ~Timed() { lap_.charge(part_); }
   Timed(const Timed&) = delete;
   Timed& operator=(const Timed&) = delete;

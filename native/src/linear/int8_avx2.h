@@ -11,8 +11,8 @@ namespace {
 
 // R rows times 8 columns of a tile, whose first row and column these are.
 template <int R>
-void int8_columns(const Int8Panel& panel, int64_t width, int64_t column, const uint8_t* x, int64_t stride, const float* row_scales,
-                  float* tile) {
+void int8_columns(const Int8Panel& panel, int64_t width, int64_t column, const uint8_t* x, int64_t stride,
+                  const float* row_scales, float* tile) {
   __m256i acc[R];
   const __m256i start = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel.starts + column));
 #pragma GCC unroll 6

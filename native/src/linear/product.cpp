@@ -145,6 +145,24 @@ void run_shrink(const LoraKernels& kernels, const ShrinkJob& job) {
   for (int64_t r = 0; r < job.rows; ++r) std::fill_n(job.s + r * job.s_stride + job.ranks, job.padding, bf16{0});
 }
 
+// Counts a task's time for its worker: all of it, and as that of low-rank terms if it is nothing else.
+class SharedTimer {
+ public:
+  SharedTimer(PartTimes::Shared* shared, bool low_rank)
+      : shared_(shared), low_rank_(low_rank), began_(shared == nullptr ? 0 : ticks()) {}
+  ~SharedTimer() {
+    if (shared_ == nullptr) return;
+    const uint64_t passed = ticks() - began_;
+    shared_->whole += passed;
+    if (low_rank_) shared_->low_rank += passed;
+  }
+
+ private:
+  PartTimes::Shared* shared_;
+  bool low_rank_;
+  uint64_t began_;
+};
+
 // What all panels of a product have in common.
 struct Product {
   Lap lap;
@@ -162,20 +180,23 @@ struct Product {
         lora(plan_lora(on, segments, from, by, site, quantizer)) {
     const LoraKernels& kernels = runtime.kernels().lora;
     runtime.workers().run(quantizer.tasks() + lora.job_count, [&](int64_t index, int worker) {
+      const SharedTimer timer(shared_of(worker), index >= quantizer.tasks());
       index < quantizer.tasks() ? quantizer.run(index, worker) : run_shrink(kernels, lora.jobs[index - quantizer.tasks()]);
     });
-    lap.charge(adapted() ? Part::lora : Part::base);
+    lap.charge_shared();
   }
 
-  bool adapted() const { return lora.expansions != nullptr; }
+  // Null unless somebody asks where the time goes, and there are low-rank terms that it may go to.
+  PartTimes::Shared* shared_of(int worker) { return lora.expansions == nullptr ? nullptr : runtime.times().of_worker(worker); }
 
   void (*panel() const)(const PanelJob&) {
     const LinearKernels& kernels = runtime.kernels().linear;
     return int8 ? kernels.int8_panel : kernels.panel;
   }
 
-  // Calls work(panel, start, stop, expand_ticks) for all rows [start, stop) of `panels` panels. A task takes a run of adjacent panels: only long
-  // sequential reads draw the memory's whole bandwidth. With fewer panels than keep all threads busy, rows are split as well.
+  // Calls work(panel, start, stop, expand_ticks) for all rows [start, stop) of `panels` panels. A task takes a run of adjacent
+  // panels: only long sequential reads draw the memory's whole bandwidth. With fewer panels than keep all threads busy, rows are
+  // split as well.
   template <class Work>
   void run(int64_t panels, const Work& work) {
     const int64_t threads = runtime.workers().threads();
@@ -184,13 +205,12 @@ struct Product {
     const int64_t most = std::max<int64_t>(1, kRunBytes / weight.panel_bytes());
     const int64_t per_run = std::clamp<int64_t>(panels / (2 * threads), 1, most), runs = ceil_div(panels, per_run);
     runtime.workers().run(runs * blocks, [&](int64_t task, int worker) {
-      Times::Shared* shared = adapted() ? runtime.times().of_worker(worker) : nullptr;
-      const uint64_t began = shared == nullptr ? 0 : ticks();
+      PartTimes::Shared* shared = shared_of(worker);
+      const SharedTimer timer(shared, false);
       const int64_t start = task % blocks * block, first = task / blocks * per_run;
       for (int64_t panel = first; panel < std::min(panels, first + per_run); ++panel) {
-        work(panel, start, std::min(rows, start + block), shared == nullptr ? nullptr : &shared->expand);
+        work(panel, start, std::min(rows, start + block), shared == nullptr ? nullptr : &shared->low_rank);
       }
-      if (shared != nullptr) shared->whole += ticks() - began;
     });
     lap.charge_shared();
   }

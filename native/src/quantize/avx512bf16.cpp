@@ -17,7 +17,7 @@ struct Avx512Rotation {
     const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
   }
-  // Plus where the lane's bit is 0, minus where it is 1. Times +1 or -1 is exact: the fused operation rounds as the addition does.
+  // other + x, but other - x in the lanes of `minus`. Times +1 or -1 is exact: the fused operation rounds as the addition does.
   static Floats turn(Floats x, __mmask16 minus, Floats other) {
     return _mm512_fmadd_ps(x, _mm512_mask_blend_ps(minus, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f)), other);
   }

@@ -15,6 +15,7 @@ from manylora.cli.byte_size import show_bytes
 from manylora.engine.checkpoint import open_checkpoint
 from manylora.engine.client import NativeEngine
 from manylora.engine.config import EngineConfig
+from manylora.kernels import release_freed_memory
 from manylora.server.adapter_template import read_adapter_template
 from manylora.server.base_model import BaseModel
 from manylora.server.config import ServerConfig
@@ -56,6 +57,7 @@ async def run_server(engine_config: EngineConfig, config: ServerConfig, adapters
     configure_logs(config.log_level, json=config.log_json)
     with listen(config) as listener:
         base = _base_model(engine_config)
+        release_freed_memory()  # reading a tokenizer takes several times what it keeps
         bar = LoadingBar()
         service = Service.create(config, NativeEngine(engine_config, bar.update), base)
         check_adapters(adapters, service.registry.base_names)

@@ -13,6 +13,7 @@ from manylora.engine.channel import Channel, ChannelClosed
 from manylora.engine.image import AdapterImage, write_image
 from manylora.engine.messages import Fault, LoaderStart, Prepare, Prepared
 from manylora.errors import AdapterRejected, AdapterUnavailable, ManyloraError
+from manylora.kernels import release_freed_memory
 
 NICE = 10
 
@@ -47,6 +48,7 @@ def _answer(channel: Channel, start: LoaderStart, order: Prepare) -> None:
         traceback.print_exc()
         reason = f"{order.path}: reading it failed ({type(error).__name__}: {error})".encode(errors="replace").decode()
         channel.send(Prepared(order.number, fault=Fault.of(AdapterRejected(reason))))
+    release_freed_memory()  # several times an adapter's bytes, of a process that mostly waits
 
 
 def _prepare(start: LoaderStart, folder: Path) -> AdapterImage:

@@ -45,6 +45,11 @@ class Matrix:
     def array(self) -> numpy.typing.NDArray[Any]:
         """A writable numpy view [rows, columns]; bfloat16 as uint16."""
 
+def release_freed_memory() -> None:
+    """
+    Gives freed memory that the C library keeps back to the system: worth it after much that was short-lived.
+    """
+
 class Arena:
     """Zeroed memory in huge pages where the system grants them."""
 
@@ -119,8 +124,8 @@ class Linear:
 
     def __init__(self, runtime: Runtime, parts: Sequence[Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu', writable=False)]], biases: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None], quantization: str = 'none') -> None:
         """
-        Packs parts [columns, depth], bfloat16 as uint16, each with a float32 bias [columns] or None. `quantization` is 'none',
-        or 'int8': rotated and rounded to int8, one scale per column.
+        Packs parts [columns, depth], bfloat16 as uint16, each with a float32 bias [columns] or None. `quantization` is
+        'none', or 'int8': rotated and rounded to int8, one scale per column.
         """
 
     @property

@@ -46,12 +46,13 @@ class StepRecord(msgspec.Struct, frozen=True):
     scheduling_ns: int
     """Deciding on the step, laying out its rows, and taking in its tokens."""
     base_ns: int
-    """Products with the base model's weights, lm_head included; fetching adapters' factors ahead happens within them."""
+    """Products with the base model's weights, lm_head included, with what is part of them: the activation after gate and up, the
+    quantisation of rows to int8, fetching adapters' factors ahead."""
     lora_ns: int
     """The adapters' low-rank products. Where they share a kernel with the base's, by the share of the threads' time they took."""
     attention_ns: int
     elementwise_ns: int
-    """Norms, rotary embedding (with the writing of keys and values), activation, embedding lookup."""
+    """Norms, rotary embedding (with the writing of keys and values), embedding lookup."""
     python_ns: int
     """What the forward pass took beyond its operations: calling them."""
     sampling_ns: int
