@@ -114,7 +114,7 @@ bench-steps: setup model $(VENV)/.test  ## where the time of an engine step goes
 bench-peers: setup model $(VENV)/.test  ## the same loads on vLLM, llama.cpp and PEFT too (hours; OPTIONS=--quick: 25 minutes)
 	$(BIN)/python -m benchmarks.bench_peers $(MODEL) $(OPTIONS)
 
-bench-plots: $(VENV)/.test  ## docs/plots from the committed results
+bench-plots: setup $(VENV)/.test  ## docs/plots from the committed results
 	$(BIN)/python -m pip install -q $$($(BIN)/python tools/requirements.py bench)
 	$(BIN)/python -m benchmarks.plots
 

@@ -27,7 +27,7 @@ from benchmarks.tables import peers_page
 
 def requests_of(case: Case) -> int:
     """As many as are in flight or as there are adapters, so that the slowest takes a minute or two; lone ones a few."""
-    return max(case.concurrency, case.adapters) if case.concurrency > 1 else 8 if case.is_first_token else 3
+    return max(case.concurrency, case.adapters) if case.concurrency > 1 else 8 if case.is_first_token else 2
 
 
 def main(

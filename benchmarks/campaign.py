@@ -79,8 +79,10 @@ class Campaign:
         vocabulary = self.checkpoints.vocabulary(case.model)
         for repeat in range(engine.repeats):
             requests = asks(case, vocabulary, 1 + turn * engine.repeats + repeat, self.count(case))
-            before = probe_for(case) if isinstance(engine, Ours) else None
             try:
+                if case.system and case.prefix_cache:
+                    warm_up(running.answer, [case], self.checkpoints)  # other loads may have pushed the shared beginnings out
+                before = probe_for(case) if isinstance(engine, Ours) else None
                 sample = measure(running.answer, requests, case.concurrency)
             except MeasurementFailed as error:
                 self._refuse(engine, case, str(error))

@@ -10,7 +10,7 @@ from benchmarks.cases import TARGETS, Case
 from benchmarks.random_adapters import write_adapter
 from benchmarks.random_model import LLAMA_1B, write_model
 
-SCRATCH = Path("build/bench")
+SCRATCH = Path("build/loads")
 """Where they are kept when a benchmark is started in the project's folder."""
 
 

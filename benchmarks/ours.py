@@ -25,8 +25,8 @@ class Ours:
     """Served by this interpreter's manylora, with further `options` if there are any."""
 
     name = "manylora"
-    manner = "one server with all adapters of the table loaded; three measurements a round"
-    repeats = 3
+    manner = "one server with all adapters of the table loaded; two measurements a round"
+    repeats = 2
 
     def __init__(self, memory_gib: Mapping[str, int] = MEMORY_GIB, options: Sequence[str] = ()) -> None:
         self.version = manylora.__version__

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +13,13 @@ from benchmarks import checkpoints
 from benchmarks.campaign import Campaign
 from benchmarks.cases import Case
 from benchmarks.checkpoints import Checkpoints
+from benchmarks.engine import Running
+from benchmarks.loads import Ask, asks
 from benchmarks.ours import Ours
 from benchmarks.random_model import LLAMA_1B, write_model
 from benchmarks.results import Results
 from benchmarks.tables import speed_page
+from manylora.loadgen.client import LoadRequest, LoadResult
 
 TINY = LLAMA_1B | {
     "vocab_size": 49408,
@@ -53,6 +58,53 @@ def layer_elements() -> int:
     """Of both layers and the last norm."""
     attention, mlp = 96 * 128 + 2 * 96 * 64 + 128 * 96, 3 * 96 * 64
     return 2 * (attention + mlp + 2 * 96) + 96
+
+
+class Scripted:
+    """An engine that answers at once and tells what it was asked. It cannot do int8; each set of projections is a start."""
+
+    version, manner, repeats = "1", "", 1
+
+    def __init__(self, name: str, told: list[tuple[str, int, list[Ask]]]) -> None:
+        self.name = name
+        self._told = told
+        self._starts = 0
+
+    def refusal(self, case: Case) -> str | None:
+        return "no int8" if case.quantization == "int8" else None
+
+    def start(self, case: Case) -> str:
+        return case.targets
+
+    @contextlib.contextmanager
+    def running(self, cases: Sequence[Case], checkpoints: Checkpoints, log: Path) -> Iterator[Running]:
+        self._starts += 1
+
+        def answer(requests: Sequence[Ask], concurrency: int) -> list[LoadResult]:
+            self._told.append((self.name, self._starts, list(requests)))
+            return [LoadResult(LoadRequest({}), 0.0, [1.0], output_tokens=ask.output, ended=2.0) for ask in requests]
+
+        yield Running(answer, 0)
+
+
+def test_engines_take_turns_and_shared_beginnings_are_warm(smollm2: Path, tmp_path: Path) -> None:
+    """What drifts drifts for all; a prefix cache is filled right before it is measured; what an engine cannot do has a reason."""
+    short, shared = Case(adapters=0, prompt=4), Case(adapters=2, prompt=4, system=8)
+    cases = [short, shared, Case(adapters=0, quantization="int8"), Case(adapters=1, targets="qv", prompt=4)]
+    told: list[tuple[str, int, list[Ask]]] = []
+    engines = [Scripted("a", told), Scripted("b", told)]
+    results = Results({}, {"a": "1", "b": "1"}, 2)
+    keep = Checkpoints(tmp_path, smollm2)
+    Campaign(cases, keep, results, lambda case: 4, lambda: None, Console(file=io.StringIO())).run(engines, rounds=2)
+    order = [(name, start) for name, start, _ in told]
+    assert list(dict.fromkeys(order)) == [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("b", 3), ("b", 4), ("a", 3), ("a", 4)]
+    assert [len(results.row(case, "a").samples) for case in cases] == [2, 2, 0, 2]
+    assert results.row(cases[2], "b").reason == "no int8"
+    place = next(place for place, (_, _, requests) in enumerate(told) if requests == asks(shared, 49152, 1, 4))
+    warmed = {tuple(ask.prompt[:8]) for ask in told[place - 1][2]}
+    assert warmed == {tuple(ask.prompt[:8]) for ask in told[place][2]}
+    measured = [requests for _, _, requests in told if requests[0].output == short.output and len(requests[0].prompt) == 4]
+    assert measured.count(asks(short, 49152, 1, 4)) == measured.count(asks(short, 49152, 2, 4)) == 2
 
 
 def test_adapters_and_models_are_made_once(smollm2: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import aiohttp
 
 from manylora.loadgen.client import LoadRequest, LoadResult, ignore, stream_answer
 
-TIMEOUT_SECONDS = 600.0
+TIMEOUT_SECONDS = 1800.0
 
 
 async def run_closed_loop(
