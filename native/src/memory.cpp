@@ -12,6 +12,9 @@ namespace manylora {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kMapping = size_t{32} << 20;  // that small pieces share
+
+size_t round_up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
 int64_t padded_stride(int64_t columns, Dtype dtype) {
   const int64_t per_line = 64 / static_cast<int64_t>(size_of(dtype));
@@ -23,7 +26,7 @@ int64_t padded_stride(int64_t columns, Dtype dtype) {
 
 Memory::Memory(size_t bytes) : bytes_(bytes) {
   const bool huge = bytes >= kHugePage;
-  mapped_ = huge ? (bytes + kHugePage - 1) / kHugePage * kHugePage + kHugePage : (bytes + 4095) / 4096 * 4096;
+  mapped_ = huge ? round_up(bytes, kHugePage) + kHugePage : round_up(bytes, 4096);
   if (mapped_ == 0) mapped_ = 4096;
   mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping_ == MAP_FAILED) throw std::bad_alloc();
@@ -64,6 +67,20 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(mapping_, other.mapping_);
   std::swap(mapped_, other.mapped_);
   return *this;
+}
+
+Pool::Piece Pool::take(size_t bytes) {
+  const size_t taken = round_up(bytes, 64);
+  if (taken > kMapping / 2) {
+    auto own = std::make_shared<const Memory>(round_up(taken, kHugePage));
+    return {own, own->data(), bytes};
+  }
+  if (mapping_ == nullptr || taken > mapping_->bytes() - used_) {
+    mapping_ = std::make_shared<const Memory>(kMapping);
+    used_ = 0;
+  }
+  used_ += taken;
+  return {mapping_, mapping_->data() + used_ - taken, bytes};
 }
 
 Matrix::Matrix(int64_t rows, int64_t columns, Dtype dtype)

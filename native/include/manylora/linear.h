@@ -100,7 +100,7 @@ class Linear {
   int64_t columns() const { return columns_; }
   int64_t width() const { return width_; }
   int64_t panels() const { return panels_; }
-  size_t bytes() const { return memory_.bytes(); }
+  size_t bytes() const { return memory_.bytes; }
   Quantization quantization() const { return quantization_; }
   const std::vector<int64_t>& part_columns() const { return part_columns_; }
 
@@ -113,9 +113,9 @@ class Linear {
   // The panel after `panel`, or nothing.
   Region next(int64_t panel) const {
     if (panel + 1 == panels_) return {nullptr, 0};
-    return {memory_.data() + (panel + 1) * panel_bytes(), panel_bytes() / 64};
+    return {memory_.data + (panel + 1) * panel_bytes(), panel_bytes() / 64};
   }
-  const bf16* panel(int64_t index) const { return reinterpret_cast<const bf16*>(memory_.data() + index * panel_bytes()); }
+  const bf16* panel(int64_t index) const { return reinterpret_cast<const bf16*>(memory_.data + index * panel_bytes()); }
   int64_t panel_bytes() const {
     return quantization_ == Quantization::int8 ? (padded_depth(depth_) + 8) * width_ : (depth_ + 1) / 2 * 4 * width_;
   }
@@ -132,7 +132,7 @@ class Linear {
   std::vector<float> biases_;  // [columns], zero where a part has none
   int64_t depth_, columns_, width_, panels_;
   Quantization quantization_;
-  Memory memory_;
+  Pool::Piece memory_;
 };
 
 // The product of the first `rows` rows of x. `site` names the layer to the adapters; -1: no adapter takes part.

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace manylora {
 
@@ -32,6 +33,25 @@ class Memory {
 
 // Gives back to the system what the C library keeps of freed memory for later. A wish, worth it after much that was short-lived.
 void release_freed_memory();
+
+// Cuts long-lived pieces from large mappings, so that those below 2 MiB lie in huge pages too: on 4 KiB pages the look-up of addresses
+// would bound how fast weights are read.
+class Pool {
+ public:
+  // `bytes` of zeroed, 64-byte aligned memory. Its mapping is released with the last of its pieces.
+  struct Piece {
+    std::shared_ptr<const Memory> mapping;
+    std::byte* data;
+    size_t bytes;
+  };
+
+  // Throws std::bad_alloc.
+  Piece take(size_t bytes);
+
+ private:
+  std::shared_ptr<const Memory> mapping_;  // that the next piece is cut from
+  size_t used_ = 0;
+};
 
 enum class Dtype { float32, bfloat16 };
 

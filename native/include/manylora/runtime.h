@@ -23,6 +23,9 @@ class Runtime {
   Workers& workers() { return workers_; }
   PartTimes& times() { return times_; }
 
+  // Of packed weights.
+  Pool& pool() { return pool_; }
+
   // At least `bytes` of 64-byte aligned scratch, contents undefined, valid until the next call. It only ever grows, so a step of
   // shapes seen before allocates nothing.
   std::byte* scratch(size_t bytes) {
@@ -35,6 +38,7 @@ class Runtime {
   Kernels kernels_;
   Workers workers_;
   Memory scratch_;
+  Pool pool_;
   PartTimes times_;
 };
 

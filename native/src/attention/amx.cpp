@@ -22,7 +22,6 @@ class AmxAttention : Attention<Avx512Bf16> {
       for (int64_t head = 0; head < tile.kv_heads; ++head) {
         Group tokens = group_at(head, start, stop);
         tokens.visible = std::min(kGroupTokens, tile.first_position + rows - start);
-        if (rows == 1) touch(tokens);
         hide_unwritten(tokens);
         step(tokens, (head * rows + first) * group, (rows - first) * group, tile.first_position + first - start + 1);
       }
@@ -125,17 +124,6 @@ class AmxAttention : Attention<Avx512Bf16> {
       }
       tokens.values[block] = written_[block];
     }
-  }
-
-  // Reads K and V in the order in which they lie in memory: the processor's own prefetch follows plain loads, but not tile loads.
-  void touch(const Group& tokens) const {
-    __m512i lines = _mm512_setzero_si512();
-    for (int64_t block = 0; block < (tokens.visible > kBlockTokens ? 2 : 1); ++block) {
-      for (int64_t i = 0; i < 2 * kBlockTokens * tile.head_dim; i += 32) {
-        lines = _mm512_or_si512(lines, _mm512_loadu_si512(tokens.keys[block] + i));
-      }
-    }
-    asm volatile("" : : "v"(lines));
   }
 
   int64_t configured_ = 0;

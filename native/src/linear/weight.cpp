@@ -73,7 +73,7 @@ Linear::Linear(Runtime& runtime, const std::vector<WeightPart>& parts, int64_t d
       width_(panel_width(part_columns_)),
       panels_(count_panels(part_columns_, width_)),
       quantization_(quantization),
-      memory_(static_cast<size_t>(panels_ * panel_bytes())) {
+      memory_(runtime.pool().take(static_cast<size_t>(panels_ * panel_bytes()))) {
   if (quantization == Quantization::int8 && depth > kMaxInt8Depth) {
     throw std::invalid_argument("an int8 weight has a depth of at most " + std::to_string(kMaxInt8Depth) + ", not " +
                                 std::to_string(depth));
@@ -94,7 +94,7 @@ void Linear::pack_bf16(Runtime& runtime, const std::vector<WeightPart>& parts) {
   runtime.workers().run(panels_, [&](int64_t index) {
     const Place at = place(index);
     const bf16* weight = parts[static_cast<size_t>(at.part)].weight + at.index * width_ * depth_;
-    pack_panel(weight, depth_, at.columns, width_, reinterpret_cast<bf16*>(memory_.data() + index * panel_bytes()));
+    pack_panel(weight, depth_, at.columns, width_, reinterpret_cast<bf16*>(memory_.data + index * panel_bytes()));
   });
 }
 
@@ -111,7 +111,7 @@ void Linear::pack_int8(Runtime& runtime, const std::vector<WeightPart>& parts) {
     float scale = 0.0f;
     for (int64_t c = 0; c < at.columns; ++c) {
       quantize(weight + c * depth_, depth_, rotated, q, &scale);
-      pack_int8_column(q, padded, scale, width_, c, memory_.data() + index * panel_bytes());
+      pack_int8_column(q, padded, scale, width_, c, memory_.data + index * panel_bytes());
     }
   });
 }
