@@ -3,6 +3,8 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
+#include <iterator>
+
 #include "bindings.h"
 #include "manylora/runtime.h"
 
@@ -20,6 +22,7 @@ Dtype parse_dtype(const std::string& name) {
 
 nb::dict times_of(Runtime& runtime) {
   static constexpr const char* kNames[] = {"base", "lora", "attention", "elementwise"};  // in the order of Part
+  static_assert(std::size(kNames) == kTimedParts);
   const auto spent = runtime.times().take();
   nb::dict times;
   for (size_t part = 0; part < spent.size(); ++part) times[kNames[part]] = spent[part];

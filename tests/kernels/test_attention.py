@@ -40,7 +40,7 @@ def errors_and_bounds(outcome: Outcome, sequence: int, capability: str) -> tuple
     length, _, head_dim = q.shape
     largest = np.linalg.norm(q, axis=-1).max() * np.linalg.norm(k, axis=-1).max() / np.sqrt(head_dim)
     weight = head_dim * FLOAT32_ROUNDOFF * largest + 2e-7 + length * FLOAT32_ROUNDOFF
-    if capability in ("avx512bf16", "amx"):  # amx has the attention kernels of avx512bf16
+    if capability in ("avx512bf16", "amx"):  # the weights are operands of bfloat16 products
         weight += BFLOAT16_ROUNDOFF
     exact, magnitude = oracle_rows.attention(q, k, v, np.arange(length))
     limit = 2 * weight * magnitude
@@ -160,6 +160,21 @@ def test_large_scores_neither_overflow_nor_leak(capability: str) -> None:
     low, high = np.minimum.accumulate(v), np.maximum.accumulate(v)
     values, slack = as_floats(outcome.outputs[0]), 0.02 * np.abs(v).max()
     assert ((values >= low - slack) & (values <= high + slack)).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_a_later_token_is_not_felt_even_if_it_is_not_finite(capability: str, value: float) -> None:
+    """A row's answer does not depend on tokens behind it that share its step: not through zero weights either, for zero times
+    infinity is no zero."""
+    heads = Heads(2, 3, 64)
+    sequences = Sequences(heads, (90,), seed=3)
+    for token in (20, 77):
+        sequences.qkv[0][token, -heads.kv_heads * heads.head_dim :] = value
+    together = sequences.outputs(capability, 2, whole(sequences))[0]
+    alone = sequences.outputs(capability, 1, [[(0, token, token + 1)] for token in range(90)])[0]
+    np.testing.assert_array_equal(together[:20], alone[:20])
+    assert np.isfinite(as_floats(together[:20])).all()
 
 
 def test_capabilities_agree_with_the_specification() -> None:

@@ -19,7 +19,8 @@ struct ActivationKernels {
 
 extern const ActivationKernels activation_scalar, activation_avx2, activation_avx512bf16;
 
-// gate_up [rows, 2 * columns], the gate first; y [rows, columns]. Throws std::invalid_argument when shapes do not fit.
+// The second step of `gated_linear` (linear.h) by itself, and what that is tested against. gate_up [rows, 2 * columns], the gate
+// first; y [rows, columns]. Throws std::invalid_argument when shapes do not fit.
 void silu_multiply(Runtime& runtime, int64_t rows, const Matrix& gate_up, Matrix& y);
 
 }  // namespace manylora

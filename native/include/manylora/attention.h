@@ -6,8 +6,8 @@
 //              weights e^(score - maximum); output and sum rescaled if the maximum rose; then one chain per output over ascending
 //              tokens
 // Tokens after the row's position count as minus infinity and their V as zero, so what an unwritten page holds (even NaN) is
-// never seen. avx512bf16 and amx round the weights to bf16 for the product with V, and sum the rounded ones. amx takes 32 dimensions
-// or 16 tokens in one link of a chain, and is avx512bf16 for a head_dim that is no multiple of 32. The sum runs in the
+// never seen. avx512bf16 and amx round the weights to bf16 for the product with V, and sum the rounded ones. amx takes 32
+// dimensions or 16 tokens in one link of a chain, and is avx512bf16 for a head_dim that is no multiple of 32. The sum runs in the
 // capability's lanes (scalar: one) and is reduced once per partition. The output is rounded once to bf16.
 #pragma once
 

@@ -34,8 +34,8 @@ class Memory {
 // Gives back to the system what the C library keeps of freed memory for later. A wish, worth it after much that was short-lived.
 void release_freed_memory();
 
-// Cuts long-lived pieces from large mappings, so that those below 2 MiB lie in huge pages too: on 4 KiB pages the look-up of addresses
-// would bound how fast weights are read.
+// Cuts long-lived pieces from large mappings, so that those below 2 MiB lie in huge pages too: on 4 KiB pages the look-up of
+// addresses would bound how fast weights are read.
 class Pool {
  public:
   // `bytes` of zeroed, 64-byte aligned memory. Its mapping is released with the last of its pieces.

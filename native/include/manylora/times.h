@@ -10,8 +10,8 @@
 namespace manylora {
 
 // What an operation's time is charged to: products with base weights (with the quantisation of rows and the activation that are
-// part of them), low-rank terms (shrink, expand and the plan of both), attention, and what works element by element (norms, rotary
-// embedding, lookups).
+// part of them), low-rank terms (shrink, expand and the plan of both), attention, and what works element by element (norms,
+// rotary embedding, lookups).
 enum class Part { base, lora, attention, elementwise };
 constexpr size_t kTimedParts = 4;
 

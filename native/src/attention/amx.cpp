@@ -20,10 +20,21 @@ class AmxAttention : Attention<Avx512Bf16> {
     for (int64_t start = first_token; start < stop; start += kGroupTokens) {
       const int64_t first = tile.first_row_at(start);  // rows from here on see some of the group
       for (int64_t head = 0; head < tile.kv_heads; ++head) {
+        const int64_t seen = tile.first_position + first - start + 1;  // tokens of the group, by the first of these rows
         Group tokens = group_at(head, start, stop);
         tokens.visible = std::min(kGroupTokens, tile.first_position + rows - start);
         hide_unwritten(tokens);
-        step(tokens, (head * rows + first) * group, (rows - first) * group, tile.first_position + first - start + 1);
+        if (seen >= tokens.visible || finite(tokens)) {
+          step(tokens, (head * rows + first) * group, (rows - first) * group, seen);
+          continue;
+        }
+        // What a row does not see has the weight zero, and zero times infinity is no zero: each row by itself.
+        for (int64_t row = first; row < rows; ++row) {
+          tokens = group_at(head, start, stop);
+          tokens.visible = std::min(kGroupTokens, tile.first_position + row - start + 1);
+          hide_unwritten(tokens);
+          step(tokens, (head * rows + row) * group, group, tokens.visible);
+        }
       }
     }
     end(first_row);
@@ -108,8 +119,21 @@ class AmxAttention : Attention<Avx512Bf16> {
     }
   }
 
-  // Replaces values of which tokens that no row sees are a part by a copy with zeros for them. Tokens that some row sees have been
-  // written, and have the weight zero for the others.
+  // Whether no visible value is infinite or NaN.
+  bool finite(const Group& tokens) const {
+    const __m512i exponent = _mm512_set1_epi16(0x7f80);
+    __mmask32 found = 0;
+    for (int64_t block = 0; block < 2 && block * kBlockTokens < tokens.visible; ++block) {
+      for (int64_t i = 0; i < kBlockTokens * tile.head_dim; i += 32) {
+        const __m512i values = _mm512_loadu_si512(tokens.values[block] + i);
+        found |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(values, exponent), exponent);
+      }
+    }
+    return found == 0;
+  }
+
+  // Replaces values of which tokens that no row sees are a part by a copy with zeros for them. Tokens that some row sees have
+  // been written, and have the weight zero for the rows that do not.
   void hide_unwritten(Group& tokens) {
     for (int64_t block = 0; block < 2; ++block) {
       const int64_t seen = std::min(kBlockTokens, tokens.visible - block * kBlockTokens), width = tile.head_dim * 2;

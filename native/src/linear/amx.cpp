@@ -24,8 +24,8 @@ void configure(int64_t rows, int64_t pairs) {
   load_shapes(shapes);
 }
 
-// Reads a block of a panel in the order in which it lies in memory: the processor's own prefetch follows plain loads at the memory's
-// full bandwidth, but not tile loads, whose lines are apart. (Prefetch instructions here cost more than they bring.)
+// Reads a block of a panel in the order in which it lies in memory: the processor's own prefetch follows plain loads at the
+// memory's full bandwidth, but not tile loads, whose lines are apart. (Prefetch instructions here cost more than they bring.)
 template <int V>
 [[gnu::always_inline]] inline void touch(const void* block) {
   const auto* w = static_cast<const std::byte*>(block);

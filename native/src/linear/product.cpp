@@ -253,7 +253,8 @@ void gated_panel(const Product& product, int64_t index, int64_t start, int64_t s
     PanelJob of_up = product.job(gates + index, row, end, up - row * width, width, expand_ticks);
     of_gate.cold = of_up.cold = stop - start <= kGatedRows;
     for (PanelJob* job : {&of_gate, &of_up}) {  // every block of rows fetches its share
-      const int64_t from = job->next.lines * (row - start) / (stop - start), to = job->next.lines * (end - start) / (stop - start);
+      const int64_t from = job->next.lines * (row - start) / (stop - start);
+      const int64_t to = job->next.lines * (end - start) / (stop - start);
       job->next = {job->next.at + 64 * from, to - from};
     }
     panel(of_gate);

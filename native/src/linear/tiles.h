@@ -1,5 +1,5 @@
-// How a panel is cut into row tiles: the part that instruction sets share. Included by the instruction sets' own files only;
-// `Isa` is a type of theirs in an anonymous namespace, so that no code is shared between instruction sets.
+// How a panel is cut into row tiles: the text that instruction sets share. Included by their own files only, each of which has its
+// own copy of the code in an anonymous namespace. `Isa` is a type of theirs.
 //
 // A tile of fp32 accumulators leaves the base product, is continued by the low-rank terms of the segments it meets, and ends in
 // the epilogue. Between the three it lies in the first-level cache.
@@ -9,6 +9,7 @@
 #include "manylora/ticks.h"
 
 namespace manylora {
+namespace {
 
 constexpr int64_t kMaxTileRows = 32;               // of any instruction set
 constexpr int64_t kMaxTile = kMaxTileRows * 48;    // floats: no instruction set uses more rows times columns
@@ -86,7 +87,7 @@ void run_tile(const PanelJob& job, const Tile& tile, int64_t& next) {
 }
 
 // The expansion of all rows from `start` to `stop`, or null. `next` as in run_tile.
-static inline const Expansion* sole_expansion(const PanelJob& job, int64_t next, int64_t start, int64_t stop) {
+inline const Expansion* sole_expansion(const PanelJob& job, int64_t next, int64_t start, int64_t stop) {
   if (next == job.expansion_count) return nullptr;
   const Expansion& expansion = job.expansions[next];
   return expansion.start <= start && expansion.stop >= stop ? &expansion : nullptr;
@@ -139,4 +140,5 @@ void run_panel(const PanelJob& job) {
   }
 }
 
+}  // namespace
 }  // namespace manylora
