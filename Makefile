@@ -13,7 +13,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f -not -n
 
 .DEFAULT_GOAL := help
 .PHONY: help setup model demo serve test check check-all native-build native-tests sanitize instructions instructions-update
-.PHONY: bench-kernels bench-smoke bench-speed bench-steps bench-peers bench-plots clean
+.PHONY: bench-kernels bench-smoke bench-startup bench-speed bench-steps bench-peers bench-plots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ bench-kernels: $(VENV)/.created  ## every family of kernels beside the machine's
 
 bench-smoke: setup model $(VENV)/.test  ## 32 concurrent requests over 16 adapters: tokens/s, TTFT, TPOT (adapters made on the spot)
 	$(BIN)/python -m benchmarks.smoke $(MODEL)
+
+bench-startup: setup model $(VENV)/.test  ## seconds until ready and peak memory, to benchmarks/results (minutes; OPTIONS=)
+	$(BIN)/python -m benchmarks.startup $(MODEL) $(OPTIONS)
 
 bench-speed: setup model $(VENV)/.test  ## our own matrix of loads beside the machine's limits, to benchmarks/results (hours; OPTIONS=)
 	$(BIN)/python -m benchmarks.bench_speed $(MODEL) $(OPTIONS)

@@ -1,8 +1,9 @@
 """Ours and other engines on the same loads, in turn and repeated.
 
-    python -m benchmarks.bench_peers MODEL_FOLDER [--quick] [--rounds N] [--only TEXT] [--engine NAME]
+    python -m benchmarks.bench_peers MODEL_FOLDER [--quick] [--only TEXT] [--engine NAME] [--rounds N]
 
-Sets the others up below `.peers/` if they are not. Writes benchmarks/results/peers.json and peers.md after every measurement."""
+Sets the others up below `.peers/` if they are not. Writes benchmarks/results/peers.json and peers.md after every measurement;
+with one of the first three options only the rows that it chooses are measured anew."""
 
 from __future__ import annotations
 
@@ -15,13 +16,14 @@ from rich.console import Console
 from benchmarks.campaign import Campaign
 from benchmarks.cases import QUICK, SHARED, Case, unique
 from benchmarks.checkpoints import SCRATCH, Checkpoints
+from benchmarks.command import run
 from benchmarks.engine import Engine
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
 from benchmarks.peers.llama_cpp import LlamaCpp
 from benchmarks.peers.peft import Peft
 from benchmarks.peers.vllm import Vllm
-from benchmarks.results import RESULTS, Results
+from benchmarks.results import RESULTS, Results, continued
 from benchmarks.tables import peers_page
 
 
@@ -44,6 +46,8 @@ def main(
     cases = [case for case in unique(QUICK if quick else SHARED) if only in case.name]
     versions, manners = {each.name: each.version for each in chosen}, {each.name: each.manner for each in chosen}
     results = Results(machine(), versions, rounds, manners)
+    if quick or only or engine:
+        results = continued(results, out / "peers.json")
     out.mkdir(parents=True, exist_ok=True)
 
     def save() -> None:
@@ -55,4 +59,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,8 +1,8 @@
 """Our own server over the whole matrix, each figure beside what the machine allows.
 
-    python -m benchmarks.bench_speed MODEL_FOLDER [--rounds N] [--only TEXT]
+    python -m benchmarks.bench_speed MODEL_FOLDER [--only TEXT] [--rounds N]
 
-Writes benchmarks/results/speed.json and speed.md after every measurement."""
+Writes benchmarks/results/speed.json and speed.md after every measurement; `--only` measures rows of them anew."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from rich.console import Console
 from benchmarks.campaign import Campaign
 from benchmarks.cases import OWN, Case, unique
 from benchmarks.checkpoints import SCRATCH, Checkpoints
+from benchmarks.command import run
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
-from benchmarks.results import RESULTS, Results
+from benchmarks.results import RESULTS, Results, continued
 from benchmarks.tables import speed_page
 
 LONG_PROMPT = 1024
@@ -41,6 +42,8 @@ def main(
     ours.repeats = 1
     cases = [case for case in unique(OWN) if only in case.name]
     results = Results(machine(), {ours.name: ours.version}, rounds)
+    if only:
+        results = continued(results, out / "speed.json")
     out.mkdir(parents=True, exist_ok=True)
 
     def save() -> None:
@@ -52,4 +55,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_steps MODEL_FOLDER
 
-Writes benchmarks/results/steps.json and steps.md."""
+Writes benchmarks/results/steps.json and steps.md after every load."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ from rich.console import Console
 from benchmarks.bench_speed import requests_of
 from benchmarks.cases import BASE, CONTEXT_2048, MIXED, ONE_STREAM, ONE_STREAM_ADAPTER, Case, changed
 from benchmarks.checkpoints import SCRATCH, Checkpoints
+from benchmarks.command import run
 from benchmarks.engine import warm_up
-from benchmarks.limits import best_of, probe_for, shape_of
-from benchmarks.loads import asks, measure
+from benchmarks.limits import best_of, costs_of, probe_for, shape_of
+from benchmarks.loads import MeasurementFailed, asks, measure
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
 from benchmarks.results import RESULTS
-from benchmarks.tables import number, table
+from benchmarks.tables import number, table, verdict
+from manylora.errors import ConfigError, ManyloraError
 from manylora.metrics.step_log import Part, StepRecord, read_step_log
-from manylora.roofline.cost import ModelCosts
 
 LOADS = (BASE, MIXED, ONE_STREAM, ONE_STREAM_ADAPTER, CONTEXT_2048)
+AROUND_IN_FLIGHT, AROUND_AT_MOST = 32, 0.05
+"""So many requests in flight are to leave at most this share of a step to what is no kernel."""
+ATTENTION_CASES = (CONTEXT_2048, *changed((CONTEXT_2048,), quantization="int8"))
+ATTENTION_AT_LEAST = 0.60
+"""Of the bandwidth of sequential reads, in these cases."""
 KERNELS = ("base", "lora", "attention", "elementwise")
 BUSY: tuple[str, ...] = tuple(part for part in get_args(Part) if part != "idle")
 
@@ -39,6 +45,7 @@ class Breakdown:
     """The mean of some steps of one case: milliseconds of each part, and what the steps held."""
 
     case: str
+    concurrency: int
     steps: str
     """Which: those that only decode, or all."""
     count: int
@@ -47,7 +54,7 @@ class Breakdown:
     attention_bandwidth: float = 0.0
     """Bytes of keys and values a second, in steps that only decode."""
     bandwidth: float = 0.0
-    """What probes read beside the measurement, bytes per second."""
+    """What probes read beside the measurement, bytes per second; 0 if attention was not looked at."""
 
     @property
     def wall(self) -> float:
@@ -61,10 +68,12 @@ class Breakdown:
 
 
 def broken_down(case: Case, steps: str, records: Sequence[StepRecord]) -> Breakdown:
-    """The mean of `records`, of which there must be some."""
+    """The mean of `records`. Raises MeasurementFailed if there are none."""
+    if not records:
+        raise MeasurementFailed("the step log has no step of the measurement")
     count = len(records)
     parts = {part: sum(getattr(record, f"{part}_ns") for record in records) / count / 1e6 for part in get_args(Part)}
-    return Breakdown(case.name, steps, count, sum(record.rows for record in records) / count, parts)
+    return Breakdown(case.name, case.concurrency, steps, count, sum(record.rows for record in records) / count, parts)
 
 
 def breakdowns(case: Case, records: Sequence[StepRecord], token_bytes: int, bandwidth: float) -> list[Breakdown]:
@@ -93,11 +102,29 @@ def measured(case: Case, checkpoints: Checkpoints) -> list[Breakdown]:
         ended = time.monotonic_ns()
         bandwidth = best_of(before, probe_for(case)).bandwidth.best
     records = [record for record in read_step_log(log) if began < record.end_ns - record.wall_ns and record.end_ns < ended]
-    return breakdowns(case, records, ModelCosts(shape_of(checkpoints.base(case.model))).token_bytes, bandwidth)
+    token_bytes = costs_of(shape_of(checkpoints.base(case.model)), case.quantization).token_bytes
+    return breakdowns(case, records, token_bytes, bandwidth)
+
+
+def shares(found: Sequence[Breakdown]) -> list[list[str]]:
+    """What is bounded, the bound, and whether it is kept."""
+    rows = []
+    attention_cases = [case.name for case in ATTENTION_CASES]
+    for each in found:
+        if each.concurrency == AROUND_IN_FLIGHT:
+            held = verdict(each.around_kernels <= AROUND_AT_MOST)
+            name = f"around kernels: {each.case}; {each.steps}"
+            rows.append([name, f"{each.around_kernels:.1%}", f"at most {AROUND_AT_MOST:.0%}", held])
+        if each.bandwidth and each.case in attention_cases:
+            share = each.attention_bandwidth / each.bandwidth
+            held = verdict(share >= ATTENTION_AT_LEAST)
+            name = f"attention, of sequential reads: {each.case}"
+            rows.append([name, f"{share:.0%}", f"at least {ATTENTION_AT_LEAST:.0%}", held])
+    return rows
 
 
 def page(found: Sequence[Breakdown], about: dict[str, str | int]) -> str:
-    """Milliseconds of each part, and attention's bandwidth."""
+    """The verdicts, milliseconds of each part, and attention's bandwidth."""
     head = ["load", "steps", "rows", "ms", *BUSY, "around kernels", "idle before"]
     rows = []
     for each in found:
@@ -111,7 +138,8 @@ def page(found: Sequence[Breakdown], about: dict[str, str | int]) -> str:
     return (
         f"# Where the time of a step goes\n\n{about['date']}, {about['cpu']}, {about['cpus']} CPUs, {about['isa']}; "
         f"commit {about['commit']}. Means over steps, milliseconds; `around kernels` is all that is neither products, attention "
-        f"nor elementwise operations.\n\n{table(head, rows)}\n## Attention in steps that only decode, GB/s\n\n"
+        f"nor elementwise operations.\n\n## Shares\n\n{table(['what', 'share', 'wanted', 'reached'], shares(found))}\n"
+        f"## Every load\n\n{table(head, rows)}\n## Attention in steps that only decode, GB/s\n\n"
         f"{table(['load', 'keys and values', 'sequential reads', 'of it'], reads)}"
     )
 
@@ -121,20 +149,25 @@ def main(
     only: Annotated[str, typer.Option(help="Only loads whose name has this text.")] = "",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """Measures each load on a server of its own, then writes the page."""
-    console, found, about = Console(), [], machine()
+    """Measures each load on a server of its own, and writes the page as it goes."""
+    if only and (out / "steps.json").is_file():
+        raise ConfigError(f"{out / 'steps.json'} would be overwritten by a part of the loads: name another folder with --out")
+    console, about = Console(), machine()
+    found: list[Breakdown] = []
+    out.mkdir(parents=True, exist_ok=True)
     for case in (*LOADS, *changed(LOADS, quantization="int8")):
-        reason = Ours().refusal(case)
-        if reason is not None:
-            console.print(f"[yellow]{case.name}: {reason}[/]", soft_wrap=True)
-        elif only in case.name:
+        if only not in case.name:
+            continue
+        try:
             with console.status(case.name):
                 found += measured(case, Checkpoints(SCRATCH, model))
-            console.print(f"{case.name}: {found[-1].wall:.1f} ms a step ({found[-1].steps})", soft_wrap=True)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "steps.json").write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n", encoding="utf-8")
-    (out / "steps.md").write_text(page(found, about), encoding="utf-8")
+        except ManyloraError as error:
+            console.print(f"[yellow]{case.name}: {error}[/]", soft_wrap=True)
+            continue
+        console.print(f"{case.name}: {found[-1].wall:.1f} ms a step ({found[-1].steps})", soft_wrap=True)
+        (out / "steps.json").write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n", encoding="utf-8")
+        (out / "steps.md").write_text(page(found, about), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

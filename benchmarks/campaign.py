@@ -34,7 +34,7 @@ class Campaign:
         """Every engine in every round; every other round backwards."""
         for case in self.cases:
             for engine in engines:
-                self.results.row(case, engine.name)  # in this order they are shown
+                self.results.renew(case, engine.name)  # in this order they are shown
         for turn in range(rounds):
             for engine in engines[:: -1 if turn % 2 else 1]:
                 for cases in self._starts(engine):
@@ -66,8 +66,8 @@ class Campaign:
                 warm_up(running.answer, cases, self.checkpoints)
                 for case in cases:
                     status.update(f"{engine.name}: {case.name}")
-                    done.append(case)
                     self._measure(engine, running, case, turn)
+                    done.append(case)
                     if isinstance(engine, Ours):
                         self._note_memory(engine, case, running.pid)
         except (MeasurementFailed, ServerDidNotStart, RuntimeError, subprocess.SubprocessError) as error:

@@ -33,6 +33,13 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str:
-    """The commit that is measured, with a plus if files differ from it; empty outside a checkout."""
-    described = ["git", "describe", "--always", "--abbrev=10", "--dirty=+"]
-    return subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
+    """The last commit to what is measured, with a plus if files differ from it; empty outside a checkout."""
+    commit = _git("log", "-1", "--abbrev=10", "--format=%h")
+    return commit + "+" * bool(_git("status", "--porcelain", "--untracked-files=no"))
+
+
+def _git(*command: str) -> str:
+    """What git says of everything but results and documents."""
+    paths = ("--", ".", ":!benchmarks/results", ":!docs")
+    root = Path(__file__).resolve().parent.parent
+    return subprocess.run(("git", *command, *paths), capture_output=True, text=True, check=False, cwd=root).stdout.strip()

@@ -1,15 +1,17 @@
-"""The memory of a process and of all it started."""
+"""What processes hold of memory, and what a server must."""
 
 from __future__ import annotations
 
 import contextlib
-import math
+import threading
 from pathlib import Path
 
 import psutil
 
-from benchmarks.limits import shape_of
-from manylora.engine.checkpoint.base import expected_tensors
+from benchmarks.limits import costs_of, shape_of
+from manylora.roofline.cost import BF16_BYTES
+
+SAMPLE_SECONDS = 0.02
 
 
 def memory_of(pid: int) -> int:
@@ -23,10 +25,32 @@ def memory_of(pid: int) -> int:
     return total
 
 
+class PeakMemory:
+    """The most that `memory_of` ever gave, looked at many times a second, for the children of this process that have a certain
+    word in their command line."""
+
+    def __init__(self, word: str) -> None:
+        self.bytes = 0
+        self._word = word
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SAMPLE_SECONDS):
+            with contextlib.suppress(psutil.Error, OSError):
+                children = [child for child in psutil.Process().children() if self._word in child.cmdline()]
+                self.bytes = max(self.bytes, sum(memory_of(child.pid) for child in children))
+
+
 def weight_bytes(folder: Path, quantization: str) -> int:
-    """Bytes of a model's packed products, and of its embedding table beside them: two an element, or one in int8."""
-    shape = shape_of(folder)
-    sizes = {name: math.prod(dims) for name, dims in expected_tensors(shape).items()}
-    table = sizes.pop("model.embed_tokens.weight")
-    products = sum(sizes.values()) + (table if shape.tied_embeddings else 0)
-    return 2 * table + products * (1 if quantization == "int8" else 2)
+    """Bytes of a model's packed products and of its embedding table, which stands beside them whether it is tied or not."""
+    costs = costs_of(shape_of(folder), quantization)
+    return costs.layer_bytes + costs.head_bytes + costs.head_weights * BF16_BYTES

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import manylora
@@ -37,16 +34,7 @@ class Ours:
         """Bytes of `--memory`."""
         return self._memory_gib[model] << 30
 
-    @cached_property
-    def _options(self) -> str:
-        command = [sys.executable, "-m", "manylora", "serve", "--help"]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
-        ).stdout
-
     def refusal(self, case: Case) -> str | None:
-        if case.quantization != "bf16" and "--quantization" not in self._options:
-            return "this build has no --quantization"
         return None
 
     def start(self, case: Case) -> tuple[str, str, bool, str]:

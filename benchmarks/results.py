@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from benchmarks.cases import Case
 from benchmarks.loads import Sample, middle
+from manylora.errors import ConfigError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 """Where the pages are kept."""
@@ -39,13 +40,14 @@ class Row:
 
 @dataclass(slots=True)
 class Memory:
-    """The most that all processes of our server held at once, in bytes (shared pages divided among their holders)."""
+    """The most that all processes of our server were seen to hold after a measurement, in bytes (shared pages divided among
+    their holders)."""
 
     started_for: str
     peak: int
     budget: int
     weights: int
-    """The model's parameters as they are computed with."""
+    """See `benchmarks.memory.weight_bytes`."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,10 @@ class Results:
     def row(self, case: Case, engine: str) -> Row:
         """The row of a case and an engine, made when first asked for."""
         return self.rows.setdefault((case, engine), Row(case, engine))
+
+    def renew(self, case: Case, engine: str) -> None:
+        """Makes the row empty, in its place if there is one."""
+        self.rows[case, engine] = Row(case, engine)
 
     def cases(self) -> list[Case]:
         """Every case that a row is about."""
@@ -102,3 +108,20 @@ def read_results(path: Path) -> Results:
         row.reason = item["reason"]
     results.memory = {item["started_for"]: Memory(**item) for item in stored["memory"]}
     return results
+
+
+def continued(fresh: Results, path: Path) -> Results:
+    """What a partial run adds to: the results in `path`, or `fresh` if there are none.
+
+    Raises ConfigError if they are of another commit or machine, since rows of one table are compared."""
+    if not path.is_file():
+        return fresh
+    stored = read_results(path)
+    same = all(stored.machine[name] == fresh.machine[name] for name in ("commit", "cpu", "cpus", "isa"))
+    if not same or not fresh.machine["commit"] or fresh.machine["commit"].endswith("+"):
+        raise ConfigError(
+            f"{path} was measured on another commit, machine or with files changed ({stored.machine['commit']}, now "
+            f"{fresh.machine['commit']}): name another folder with --out, or measure everything"
+        )
+    engines, manners = stored.engines | fresh.engines, stored.manners | fresh.manners
+    return Results(fresh.machine, engines, min(stored.rounds, fresh.rounds), manners, stored.rows, stored.memory)

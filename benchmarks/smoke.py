@@ -6,7 +6,6 @@ Prints output tokens per second, TTFT and TPOT for each with the machine's limit
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from benchmarks.bench_speed import requests_of
 from benchmarks.campaign import Campaign
 from benchmarks.cases import BASE, MIXED, ONE_STREAM, ONE_STREAM_ADAPTER
 from benchmarks.checkpoints import SCRATCH, Checkpoints
+from benchmarks.command import run
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
 from benchmarks.results import Results
@@ -32,4 +32,4 @@ def main(model: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)

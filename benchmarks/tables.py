@@ -15,7 +15,8 @@ random prompt of its own (`S+P in`: after S tokens that its adapter's prompts sh
 asked for. Figures are medians over measurements; times are, in each, the median over requests.
 """
 MEMORY = """\
-The most that all processes of a server held at once. What is beside weights and `--memory` is negative if not all was used.
+The most that all processes of a server were seen to hold after a measurement: peaks within one are not in it (`startup.md` has
+those). What is beside weights and `--memory` is negative if not all was used.
 """
 HEADINGS: dict[Figure, str] = {
     "throughput": "Output tokens per second",
@@ -35,6 +36,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "—"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def verdict(reached: bool) -> str:
+    """Whether a bound is kept."""
+    return "yes" if reached else "**no**"
 
 
 def peers_page(results: Results) -> str:
@@ -127,8 +133,7 @@ def _targets(targets: Sequence[Target], results: Results) -> str:
             bound = (
                 f"at least {target.at_least:g}" if target.at_least else f"at most {target.at_most:g}" if target.at_most else ""
             )
-            verdict = ("yes" if target.holds(ratio) else "**no**") if bound else ""
-            rows.append([target.name, number(ratio), bound, verdict])
+            rows.append([target.name, number(ratio), bound, verdict(target.holds(ratio)) if bound else ""])
     return f"## Ratios\n\n{table(['what', 'ratio', 'wanted', 'reached'], rows)}" if rows else ""
 
 
@@ -141,5 +146,5 @@ def _memory(results: Results) -> str:
         for item in results.memory.values()
     ]
     return (
-        f"## Memory, MiB\n\n{MEMORY}\n{table(['server', 'peak', 'weights', '`--memory`', 'beside them'], rows)}" if rows else ""
+        f"## Memory, MiB\n\n{MEMORY}\n{table(['server', 'seen', 'weights', '`--memory`', 'beside them'], rows)}" if rows else ""
     )

@@ -62,8 +62,9 @@ class Peft:
                 if not process.stdout.readline():
                     raise ServerDidNotStart(f"the worker ended:\n{log.read_text(errors='replace')[-2000:]}")
                 yield Running(_answering(process.stdin, process.stdout), process.pid)
-                process.stdin.close()
             finally:
+                with contextlib.suppress(OSError):  # a worker that ended has not read everything
+                    process.stdin.close()
                 process.kill()
 
 
@@ -81,9 +82,11 @@ def _batch(to_worker: IO[str], from_worker: IO[str], requests: Sequence[Ask]) ->
     """One batch: everything is sent at once, and every answer grows by a token with each step."""
     sent = time.perf_counter()
     prompts, names = [ask.prompt for ask in requests], [ask.adapter for ask in requests]
-    to_worker.write(json.dumps({"prompts": prompts, "adapters": names, "output": requests[0].output}) + "\n")
-    to_worker.flush()
-    line = from_worker.readline()
+    line = ""
+    with contextlib.suppress(OSError):
+        to_worker.write(json.dumps({"prompts": prompts, "adapters": names, "output": requests[0].output}) + "\n")
+        to_worker.flush()
+        line = from_worker.readline()
     ended = time.perf_counter()
     if not line:
         return [LoadResult(LoadRequest({}), sent, ended=ended, error="the worker ended") for _ in requests]

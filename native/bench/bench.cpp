@@ -61,9 +61,10 @@ Bench::Bench(const Options& options)
               options.capability.c_str(), options.threads, limits.bandwidth * 1e-9, limits.peaks[kProducts] * 1e-9,
               limits.peaks[kInt8Products] * 1e-9, limits.peaks[kVectors] * 1e-9);
   std::printf("limit: the longer of bytes / bandwidth (mem) and operations / peak (ops), as probed around each group of lines\n");
+  std::printf("of limit: by the best time, in brackets by the median\n");
   std::printf("*: the bytes are in caches, as they are in a step, so the fraction may exceed 1\n\n");
-  std::printf("%-11s %-22s %-30s %10s %10s %9s %9s %7s %8s %7s %9s\n", "family", "shape", "variant", "best us", "median us", "MB",
-              "MFLOP", "GB/s", "GFLOP/s", "added", "of limit");
+  std::printf("%-11s %-22s %-30s %10s %10s %9s %9s %7s %8s %7s %10s %8s\n", "family", "shape", "variant", "best us", "median us",
+              "MB", "MFLOP", "GB/s", "GFLOP/s", "added", "of limit", "(median)");
 }
 
 // As with the laps of a pass, each piece's best time counts.
@@ -113,18 +114,19 @@ void Bench::print(const Line& line, const Timing& times, const Limits& limits, d
   const double limit = std::max(bytes_time, operations_time);
   char added[16] = "";
   if (first_best > 0.0) std::snprintf(added, sizeof added, "%+.1f%%", (times.best / first_best - 1.0) * 100.0);
-  std::printf("%-11s %-22s %-30s %10.1f %10.1f %9.3f %9.2f %7.1f %8.1f %7s %5.2f %s%s\n", line.family.c_str(), line.shape.c_str(),
-              line.variant.c_str(), times.best * 1e6, times.median * 1e6, line.bytes * 1e-6, operations * 1e-6,
-              line.bytes * 1e-9 / times.best, operations * 1e-9 / times.best, added, limit / times.best,
-              bytes_time > operations_time ? "mem" : "ops", line.cached ? "*" : "");
+  std::printf("%-11s %-22s %-30s %10.1f %10.1f %9.3f %9.2f %7.1f %8.1f %7s %5.2f %s%-1s   (%.2f)\n", line.family.c_str(),
+              line.shape.c_str(), line.variant.c_str(), times.best * 1e6, times.median * 1e6, line.bytes * 1e-6,
+              operations * 1e-6, line.bytes * 1e-9 / times.best, operations * 1e-9 / times.best, added, limit / times.best,
+              bytes_time > operations_time ? "mem" : "ops", line.cached ? "*" : "", limit / times.median);
   std::fflush(stdout);
   char text[512];
   std::snprintf(text, sizeof text,
                 "%s\n    {\"family\": \"%s\", \"shape\": \"%s\", \"variant\": \"%s\", \"best_s\": %.4g, \"median_s\": %.4g, "
                 "\"bytes\": %.0f, \"operations\": %.0f, \"bytes_limit_s\": %.4g, \"operations_limit_s\": %.4g, "
-                "\"cached\": %s, \"fraction_of_limit\": %.3f}",
+                "\"cached\": %s, \"fraction_of_limit\": %.3f, \"median_fraction_of_limit\": %.3f}",
                 json_.empty() ? "" : ",", line.family.c_str(), line.shape.c_str(), line.variant.c_str(), times.best, times.median,
-                line.bytes, operations, bytes_time, operations_time, line.cached ? "true" : "false", limit / times.best);
+                line.bytes, operations, bytes_time, operations_time, line.cached ? "true" : "false", limit / times.best,
+                limit / times.median);
   json_ += text;
 }
 

@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks.cases import BASE, MIXED, ONE_STREAM, Case
 from benchmarks.loads import Sample, middle
-from benchmarks.results import Memory, Probes, Results, read_results
+from benchmarks.results import Memory, Probes, Results, continued, read_results
 from benchmarks.tables import advantage, number, peers_page, speed_page, table
 from benchmarks.targets import AGAINST_OURSELVES, AGAINST_PEERS, BEST_PEER, LIMIT, OURS, Target
+from manylora.errors import ConfigError
 
 MACHINE = {"date": "today", "cpu": "a CPU", "cpus": 2, "isa": "amx", "commit": "abc"}
 
@@ -89,10 +90,10 @@ def test_the_page_of_peers_says_why_a_figure_is_missing(results: Results) -> Non
 
 def test_the_page_of_our_speed_has_the_limit_beside_each_figure(results: Results) -> None:
     """Figures, floors, what share is reached, what was skipped, and memory."""
-    results.row(ONE_STREAM, "manylora").reason = "this build has no --quantization"
+    results.row(ONE_STREAM, "manylora").reason = "the server ended"
     page = speed_page(results)
     assert f"| {MIXED.name} | 500 | 625 | 80% | 400 | — | 40 | 20 |" in page
-    assert f"* {ONE_STREAM.name}: this build has no --quantization\n" in page
+    assert f"* {ONE_STREAM.name}: the server ended\n" in page
     assert "| 16 adapters, of the limit | 0.8 | at least 0.7 | yes |" in page
     assert "| smol, bf16 | 500 | 300 | 100 | 100 |" in page
 
@@ -102,3 +103,26 @@ def test_results_come_back_from_their_file(results: Results, tmp_path: Path) -> 
     results.row(Case(ranks=(8, 16, 64), isa="avx2"), "manylora").reason = "why not"
     results.save(tmp_path / "speed.json")
     assert read_results(tmp_path / "speed.json") == results
+
+
+def test_a_partial_run_renews_its_rows_alone(results: Results, tmp_path: Path) -> None:
+    """Rows that took hours stay, in their place, while one load or one engine is measured again at the same commit."""
+    results.save(tmp_path / "peers.json")
+    again = continued(Results(MACHINE, {"manylora": "1", "llama.cpp": "4"}, 1), tmp_path / "peers.json")
+    again.renew(MIXED, "manylora")
+    assert list(again.engines) == ["manylora", "vLLM", "PEFT", "llama.cpp"]
+    assert again.cases() == [MIXED, BASE]
+    assert again.row(MIXED, "manylora").samples == []
+    assert again.row(BASE, "manylora") == results.row(BASE, "manylora")
+    assert again.row(MIXED, "vLLM") == results.row(MIXED, "vLLM")
+
+
+@pytest.mark.parametrize(("then", "now"), [("abc", "abd"), ("abc+", "abc+"), ("", "")])
+def test_a_partial_run_mixes_no_builds(results: Results, tmp_path: Path, then: str, now: str) -> None:
+    """Rows of one table are compared: those of another commit, or of files that no commit has, are not added to."""
+    results.machine = MACHINE | {"commit": then}
+    results.save(tmp_path / "peers.json")
+    fresh = Results(MACHINE | {"commit": now}, {}, 1)
+    with pytest.raises(ConfigError, match="--out"):
+        continued(fresh, tmp_path / "peers.json")
+    assert continued(fresh, tmp_path / "none.json") is fresh

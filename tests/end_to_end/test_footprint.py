@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
+from benchmarks.memory import PeakMemory
 from manylora.engine.checkpoint import open_checkpoint
-from manylora.roofline.cost import ModelCosts
+from manylora.roofline.cost import ModelCosts, Quantization
 from tests.end_to_end.live_server import LiveServer, in_background, start, until
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "demo" / "adapters"
@@ -39,52 +38,15 @@ def test_an_idle_server_rests(server: LiveServer) -> None:
     assert ticks(processes) - before < 0.03 * seconds
 
 
-class PeakMemory:
-    """The largest sum of the proportional set sizes of one server's processes, looked at many times a second. Memory that several
-    processes share is counted once."""
-
-    def __init__(self, command_has: str) -> None:
-        self.bytes = 0
-        self._command_has = command_has
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.02):
-            with contextlib.suppress(psutil.Error, OSError):
-                self.bytes = max(self.bytes, sum(map(proportional_bytes, self._processes())))
-
-    def _processes(self) -> Iterator[int]:
-        for child in psutil.Process().children():
-            if self._command_has in child.cmdline():
-                yield child.pid
-                yield from (process.pid for process in child.children(recursive=True))
-
-
-def proportional_bytes(pid: int) -> int:
-    """Resident memory, shared pages divided by the processes that share them. 0 of a process that has just ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-
-
-def test_memory_is_weights_and_budget_and_little_else(smollm2: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_memory_is_weights_and_budget_and_little_else(smollm2: Path, tmp_path: Path, quantization: Quantization) -> None:
     """From the start to a load with six adapters no unpacked copy of the model, no hoard of freed memory and no buffer without a
     bound shows up. The packed copies of adapters in shared memory come on top: they are files."""
-    costs = ModelCosts(open_checkpoint(smollm2).shape)
+    costs = ModelCosts(open_checkpoint(smollm2).shape, quantization)
     name = f"footprint-{os.getpid()}"
     named = [part for folder in sorted(DEMO.iterdir()) for part in ("--adapter", f"{folder.name}={folder}")]
-    options = [*named, "--memory", BUDGET, "--max-model-len", 2048, "--served-model-name", name]
+    options = [*named, "--memory", BUDGET, "--max-model-len", 2048, "--quantization", quantization]
+    options += ["--served-model-name", name]
     with PeakMemory(name) as peak, start(smollm2, tmp_path / "log", *options) as server:
         names = server.names()
         assert len(names) == 7
