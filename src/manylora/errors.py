@@ -12,7 +12,8 @@ ManyloraError
 ├── Overloaded              a limit is reached; retrying later may help
 ├── EngineDied              the engine process ended while the request was in flight
 │   └── EngineStopped       it was told to: the server is stopping
-└── RequestAborted          the caller went away or gave up
+├── RequestAborted          the caller went away or gave up
+└── LoadFailed              a server under measurement did not answer a request as it was asked to
 """
 
 from __future__ import annotations
@@ -72,3 +73,7 @@ class EngineStopped(EngineDied):
 
 class RequestAborted(ManyloraError):
     """The caller went away or gave up."""
+
+
+class LoadFailed(ManyloraError):
+    """A server under measurement failed a request, or answered it at another length than was asked for."""

@@ -61,12 +61,14 @@ def test_a_mix_of_32_answers_as_each_alone(server: LiveServer, seed: int) -> Non
 
 
 def test_int8_weights_answer_a_mix_as_each_alone(world: World, tmp_path: Path) -> None:
-    """The same with --quantization int8, on two threads; and the ready server says what kind of weights it runs with."""
+    """The same with --quantization int8, on two threads; and the server says what kind of weights it runs with: when it is ready,
+    and with every answer."""
     log = tmp_path / "log"
     with start(world.model, log, *world.options(), "--threads", 2, "--quantization", "int8") as server:
         bodies = mix(["base", "all4", "qv8", "mlp3", "mixed"], 32, 40, 7)
         expected = alone(server, bodies)
         assert together(server, bodies) == expected
+        assert "-int8-" in server.complete("base", max_tokens=1)["system_fingerprint"]
     assert len({answer["text"] for answer in expected}) > 20
     assert "on int8 weights" in log.read_text()
 

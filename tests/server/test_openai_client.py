@@ -9,6 +9,8 @@ from typing import Any
 import openai
 import pytest
 
+from manylora import __version__
+
 from .live import REPLY, Live, fixed_reply
 from .tiny_tokenizers import END, byte_level
 
@@ -139,8 +141,7 @@ def test_chat(client: openai.OpenAI, live: Live) -> None:
     version = live.service.registry.get("acme").version.hash  # type: ignore[union-attr]
     assert answer.choices[0].message.content == REPLY
     assert raw.headers["x-manylora-adapter-version"] == version
-    assert answer.system_fingerprint is not None
-    assert version[:12] in answer.system_fingerprint
+    assert answer.system_fingerprint == f"manylora-{__version__}-{version[:12]}"
     prompt = byte_level().decode(live.engine.seen[0].prompt, skip_special_tokens=False)
     assert prompt == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
 

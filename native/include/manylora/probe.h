@@ -10,10 +10,10 @@ namespace manylora {
 
 class Runtime;
 
-// What one thread does without pause. Products stay in registers and use the instruction that the capability's linear layers use:
+// What one thread does without pause. Products stay in registers, at the rate of the capability's linear layers:
 //   scalar, avx2  fp32 multiply and add (fused in avx2), for bf16 and, widened, in int8 (avx2: pairs of 16 bits)
 //   avx512bf16    vdpbf16ps, vpdpbusd
-//   amx           tdpbf16ps, tdpbssd
+//   amx           tdpbf16ps, an int8 tile product
 struct ProbeKernels {
   // Reads `bytes`, a multiple of 512, from a 64-byte aligned address. The result only keeps the reads from being left out.
   uint64_t (*read)(const std::byte* at, int64_t bytes);

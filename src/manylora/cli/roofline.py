@@ -14,33 +14,44 @@ from rich.console import Console
 from rich.table import Table
 
 from manylora.adapters import read_adapter
+from manylora.cli.byte_size import parse_bytes
 from manylora.cli.serve import named_path
-from manylora.cli.serve_options import Adapters, Model, Threads, default_of
+from manylora.cli.serve_options import Adapters, Model, Quantization, Threads, default_of
 from manylora.engine.assemble import available_threads
 from manylora.engine.checkpoint import open_checkpoint
 from manylora.engine.config import EngineConfig
+from manylora.engine.image import arena_layout
 from manylora.errors import ConfigError
 from manylora.kernels import choose_capability
+from manylora.policy.kv_blocks import BLOCK_TOKENS, blocks_for
 from manylora.roofline.achieved import Achieved, achieve
-from manylora.roofline.cost import ModelCosts, Quantization, adapter_bytes
+from manylora.roofline.cost import ModelCosts, adapter_bytes
 from manylora.roofline.loads import ClosedLoop, Floors, floors
 from manylora.roofline.machine import Machine, best_of, probe
 from manylora.types.model import PROJECTIONS, ModelShape
 
-Targets = Annotated[str, typer.Option(metavar="LIST", help="Projections of those, with commas between.")]
+RANK = 16
+Rank = Annotated[int | None, typer.Option(min=1, help=f"The rank of those.  [default: {RANK}]")]
+Targets = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Projections of those, with commas between.  [default: all seven]")
+]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Of the server.  [default: enough for the load, not below serve's own]")
+]
 
 
 def roofline(
     model: Model,
     adapter: Adapters = [],  # noqa: B006 - typer copies it
     adapters: Annotated[int, typer.Option(min=0, help="With --floor-only: so many adapters that need not exist.")] = 0,
-    rank: Annotated[int, typer.Option(min=1, help="The rank of those.")] = 16,
-    targets: Targets = ",".join(PROJECTIONS),
-    quantization: Annotated[Quantization, typer.Option(help="What base weights are stored as.")] = "none",
+    rank: Rank = None,
+    targets: Targets = None,
+    quantization: Quantization = default_of(EngineConfig, "quantization"),
     concurrency: Annotated[int, typer.Option(min=1, help="Requests always in flight.")] = 32,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 128,
     output: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 64,
-    threads: Threads = None,
+    memory: Memory = None,
+    threads: Threads = default_of(EngineConfig, "threads"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: seconds, bytes and operations.")] = False,
     floor_only: Annotated[bool, typer.Option("--floor-only", help="Probe and compute, but start no server.")] = False,
 ) -> None:
@@ -50,21 +61,33 @@ def roofline(
         raise ConfigError(f"--prompt {prompt} and --output {output} exceed the model's {shape.max_position} positions: lower one")
     if adapters and (adapter or not floor_only):
         raise ConfigError("--adapters has floors only: add --floor-only, or name real ones with --adapter NAME=PATH alone")
+    if not adapters and (rank is not None or targets is not None):
+        raise ConfigError("--rank and --targets say what --adapters are like: add --adapters N, or leave them out")
+    if floor_only and memory is not None:
+        raise ConfigError("--memory is the server's, and --floor-only starts none: leave one of them out")
     named = [named_path(given) for given in adapter]
     sizes = [read_adapter(path, shape).version.bytes for _, path in named] or _synthetic(shape, adapters, rank, targets)
     chunk = max(concurrency, default_of(EngineConfig, "max_num_batched_tokens"))
     load = ClosedLoop(concurrency, prompt, output, chunk, tuple(sizes))
+    costs = ModelCosts(shape, quantization)
     capability, threads = choose_capability(os.environ), threads or available_threads()
+    config = EngineConfig(
+        model=model,
+        quantization=quantization,
+        threads=threads,
+        memory_bytes=enough_memory(costs, load) if memory is None else parse_bytes(memory),
+        max_model_len=prompt + output,
+        max_num_seqs=max(concurrency, default_of(EngineConfig, "max_num_seqs")),
+        max_num_batched_tokens=chunk,
+    )
     with _progress() as show:
         show("probing the machine")
         machine = probe(capability, threads)
         achieved = None
         if not floor_only:
-            options = _serve_options(load, threads, quantization)
-            achieved = achieve(model, named, load, shape.vocab, options, show)
+            achieved = achieve(model, named, load, shape.vocab, _serve_options(config), show)
             show("probing the machine again")
             machine = best_of(machine, probe(capability, threads))
-    costs = ModelCosts(shape, quantization)
     possible = floors(costs, machine, load)
     if as_json:
         typer.echo(json.dumps(_json(machine, costs, load, possible, achieved)))
@@ -72,24 +95,33 @@ def roofline(
         _print(machine, costs, load, possible, achieved)
 
 
-def _synthetic(shape: ModelShape, count: int, rank: int, targets: str) -> list[int]:
-    names = targets.split(",")
+def _synthetic(shape: ModelShape, count: int, rank: int | None, targets: str | None) -> list[int]:
+    names = list(PROJECTIONS) if targets is None else targets.split(",")
     unknown = [name for name in names if name not in PROJECTIONS]
     if unknown or len(set(names)) < len(names):
         raise ConfigError(f"--targets {targets}: name each of {', '.join(PROJECTIONS)} at most once")
-    return [adapter_bytes(shape, rank, names)] * count
+    return [adapter_bytes(shape, rank or RANK, names)] * count
 
 
-def _serve_options(load: ClosedLoop, threads: int, quantization: str) -> list[str]:
-    sequences = max(load.concurrency, default_of(EngineConfig, "max_num_seqs"))
+def enough_memory(costs: ModelCosts, load: ClosedLoop) -> int:
+    """Bytes with which no request waits for another's memory, nor an adapter. Each adapter is cut into extents, in which up to a
+    third is padding, and begins one of its own."""
+    keys_and_values = load.concurrency * blocks_for(load.prompt + load.output) * BLOCK_TOKENS * costs.token_bytes
+    extent = arena_layout(costs.shape, 0).extent_bytes
+    adapters = sum(size * 3 // 2 + extent for size in load.adapters)
+    return max(keys_and_values + adapters + extent, default_of(EngineConfig, "memory_bytes"))
+
+
+def _serve_options(config: EngineConfig) -> list[str]:
     options = {
-        "--threads": threads,
-        "--max-model-len": load.prompt + load.output,
-        "--max-num-seqs": sequences,
-        "--max-num-batched-tokens": max(load.chunk, sequences),
+        "--threads": config.threads,
+        "--memory": config.memory_bytes,
+        "--max-model-len": config.max_model_len,
+        "--max-num-seqs": config.max_num_seqs,
+        "--max-num-batched-tokens": config.max_num_batched_tokens,
+        "--quantization": config.quantization,
     }
-    given = [part for name, value in options.items() for part in (name, str(value))]
-    return given if quantization == "none" else [*given, "--quantization", quantization]
+    return [part for name, value in options.items() for part in (name, str(value))]
 
 
 @contextmanager
@@ -129,9 +161,9 @@ def _print(machine: Machine, costs: ModelCosts, load: ClosedLoop, possible: Floo
     console.print(f"{base:.0f} MB of weights, {own}", highlight=False, soft_wrap=True)
     table = Table("", "possible", *([] if achieved is None else ["achieved", "of it"]))
     table.title = f"{load.prompt} in, {load.output} out, {load.concurrency} in flight"
-    speed, tokens = None if achieved is None else achieved.output_tokens_per_second, possible.output_tokens_per_second
-    _row(table, "output tokens/s", tokens, speed, 1, higher=True)
-    _row(table, "the same, prompts mixed into decode steps", possible.mixed_tokens_per_second, speed, 1, higher=True)
+    speed = None if achieved is None else achieved.output_tokens_per_second
+    _row(table, "output tokens/s", possible.mixed_tokens_per_second, speed, 1, higher=True)
+    table.add_row("with prefill and decode in steps of their own", f"{possible.output_tokens_per_second:.1f}")
     for label, limit, name in (
         ("time per token in flight, ms", possible.decode_step, "tpot"),
         ("time per token of one stream, ms", possible.lone_tpot, "lone_tpot"),
@@ -142,8 +174,8 @@ def _print(machine: Machine, costs: ModelCosts, load: ClosedLoop, possible: Floo
 
 
 def _row(table: Table, label: str, possible: float, achieved: float | None, scale: float, *, higher: bool) -> None:
-    if achieved is None:
-        table.add_row(label, f"{possible * scale:.1f}")
-    else:
+    cells = [label, f"{possible * scale:.1f}", "—", "—"]
+    if achieved is not None:
         share = achieved / possible if higher else possible / achieved
-        table.add_row(label, f"{possible * scale:.1f}", f"{achieved * scale:.1f}", f"{share:.0%}")
+        cells[2:] = [f"{achieved * scale:.1f}", f"{share:.0%}"]
+    table.add_row(*cells[: len(table.columns)])

@@ -29,7 +29,7 @@ MaxNumSeqs = Annotated[int, typer.Option(min=1, help="Requests running at once."
 MaxNumBatchedTokens = Annotated[int, typer.Option(min=1, help="Tokens of one engine step.")]
 MaxWaiting = Annotated[int, typer.Option(min=1, help="Requests queued before more are refused with 429.")]
 Memory = Annotated[str, typer.Option(metavar="SIZE", help="For KV cache and adapters together: 4GiB, 512MiB.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Kernel threads.  [default: the CPUs of this process]")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Kernel threads.  [default: the CPUs of this process]")]
 Quantization = Annotated[
     str,
     typer.Option(metavar="none|int8", help="int8: faster, half the memory for weights; logits move a little."),

@@ -66,7 +66,8 @@ def assemble(
     )
     if log is not None:
         log.begin(runtime)
-    return core, EngineInfo(shape, model_len, layout.kv_tokens, capability, threads), layout.extent_bytes
+    info = EngineInfo(shape, model_len, layout.kv_tokens, capability, threads, config.quantization)
+    return core, info, layout.extent_bytes
 
 
 def spare_memory() -> int:

@@ -33,11 +33,13 @@ ATTACH_TIMEOUT_NS = 30_000_000_000
 
 def run_engine(channel: Channel) -> None:
     """Serves until the parent is gone. The first message is the EngineStart."""
+    log: StepLog | None = None
     try:
         (start,) = channel.receive(wait=True)
         assert isinstance(start, EngineStart)
         try:
-            log = None if start.config.step_log is None else StepLog(start.config.step_log)
+            if start.config.step_log is not None:
+                log = StepLog(start.config.step_log)
             core, info, extent_bytes = assemble(
                 start.config, start.capability, lambda stage, done, total: channel.send(Progress(stage, done, total)), log
             )
@@ -49,6 +51,9 @@ def run_engine(channel: Channel) -> None:
         serve(core, channel, log)
     except ChannelClosed:
         pass  # the parent is gone, and nobody else may use this process
+    finally:
+        if log is not None:
+            log.flush()
 
 
 def serve(core: EngineCore, channel: Channel, log: StepLog | None = None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,12 +98,15 @@ class StepLog:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits. A fault, such as a full disk, is one line on stderr; then nothing is written any more."""
-        if not self._pending or self._file.closed:
-            return
+        """Writes what waits, in whole lines. A fault, such as a full disk, is one line on stderr; then nothing is written any
+        more."""
+        written = 0
         try:
-            self._file.write(self._pending)
+            while written < len(self._pending) and not self._file.closed:
+                written += os.write(self._file.fileno(), self._pending[written:])
         except OSError as error:
             print(f"step log {self._file.name} ends here: {error.strerror or error}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # what is no file cannot be cut
+                self._file.truncate(self._file.tell() - (written - 1 - self._pending.rfind(b"\n", 0, written)))
             self._file.close()
         self._pending.clear()

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from manylora.roofline.machine import Machine
 from manylora.types.model import PROJECTIONS, ModelShape
 
-Quantization = Literal["none", "int8"]
 BF16_BYTES = 2
-SCALE_BYTES = 4
-"""Of one column of an int8 weight: its float32 scale."""
+COLUMN_BYTES = 8
+"""Of one column of an int8 weight, beside its elements: its float32 scale and the int32 that its sums start from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +53,9 @@ class StepLoad:
 
 
 class ModelCosts:
-    """The costs of one model under one quantisation."""
+    """The costs of one model under one quantisation, "none" or "int8"."""
 
-    def __init__(self, shape: ModelShape, quantization: Quantization = "none") -> None:
+    def __init__(self, shape: ModelShape, quantization: str = "none") -> None:
         self.shape = shape
         self.quantization = quantization
         sizes = [shape.projection_shape(name) for name in PROJECTIONS]
@@ -69,7 +67,7 @@ class ModelCosts:
         """Of one token's keys and values."""
 
     def _stored(self, weights: int, columns: int) -> int:
-        return weights + columns * SCALE_BYTES if self.quantization == "int8" else weights * BF16_BYTES
+        return weights + columns * COLUMN_BYTES if self.quantization == "int8" else weights * BF16_BYTES
 
     def step(self, load: StepLoad) -> Cost:
         """The cost of one step. An adapter's element is stored in two bytes and costs two operations a row, so one number is

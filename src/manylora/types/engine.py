@@ -24,6 +24,8 @@ class EngineInfo:
     capability: str
     """The instruction set of its kernels."""
     threads: int
+    quantization: str = "none"
+    """What base weights are kept as; "none" is bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,16 @@ async def _prepare(service: Service, lease: Lease, body: ChatCompletionRequest) 
     n = body.n or 1
     check_size(service, 1, n)
     sampling = sampling_params(body, service.base)
-    limit = service.loaded().max_model_len
+    info = service.loaded()
+    limit = info.max_model_len
     check_characters(body.characters, service.base, limit, "messages")
     text = await _text(service, lease.adapter, body)
     # The template writes the special tokens itself.
     special = bool(body.add_special_tokens)
     prompt = await tokenize(text, service.base, add_special_tokens=special, limit=limit, param="messages")
     room = token_budget(body).fit(len(prompt.tokens), limit)
-    envelope = Envelope(ChatWriter.whole_kind if not body.stream else ChatWriter.chunk_kind, "chatcmpl", lease)
+    kind = ChatWriter.whole_kind if not body.stream else ChatWriter.chunk_kind
+    envelope = Envelope(kind, "chatcmpl", lease, info.quantization)
     generation = Generation(envelope.id, lease.version, [Sequence(prompt.tokens, room)], sampling, n)
     writer = ChatWriter(envelope, service.base.tokens, choices=n, scored=bool(body.logprobs))
     return Prepared(body, envelope, generation, writer)

@@ -35,14 +35,15 @@ async def _prepare(service: Service, lease: Lease, body: CompletionRequest) -> P
     n = body.n or 1
     check_size(service, len(body.prompt), n)
     sampling = sampling_params(body, service.base)
-    limit, budget, special = service.loaded().max_model_len, token_budget(body), body.add_special_tokens is not False
+    info, budget, special = service.loaded(), token_budget(body), body.add_special_tokens is not False
+    limit = info.max_model_len
     prompts = await token_prompts(body.prompt, service.base, add_special_tokens=special, limit=limit)
     sequences = [Sequence(prompt.tokens, budget.fit(len(prompt.tokens), limit)) for prompt in prompts]
     echoes: list[Echo] = []
     if body.echo:
         skip = body.skip_special_tokens is not False
         echoes = [await asyncio.to_thread(_echo, prompt, service.base, skip) for prompt in prompts]
-    envelope = Envelope("text_completion", "cmpl", lease)
+    envelope = Envelope("text_completion", "cmpl", lease, info.quantization)
     generation = Generation(envelope.id, lease.version, sequences, sampling, n)
     prompt_only = body.max_tokens == 0
     writer = CompletionWriter(

@@ -33,25 +33,26 @@ class Writer(Protocol):
 
 
 class Envelope:
-    """The fields that name the answer: id, time, model, and in `system_fingerprint` the adapter version that answered."""
+    """The fields that name the answer: id, time, model, and in `system_fingerprint` what answered."""
 
-    def __init__(self, kind: str, prefix: str, lease: Lease) -> None:
+    def __init__(self, kind: str, prefix: str, lease: Lease, quantization: str) -> None:
         self.id = f"{prefix}-{uuid.uuid4().hex}"
         self.fields = {
             "id": self.id,
             "object": kind,
             "created": int(time.time()),
             "model": lease.name,
-            "system_fingerprint": fingerprint(lease),
+            "system_fingerprint": fingerprint(lease, quantization),
         }
         self.head = encode(self.fields)[:-1]
         """The JSON object up to where its next field begins."""
 
 
-def fingerprint(lease: Lease) -> str:
-    """Which software and which adapter version answered: manylora-VERSION-HASH, or manylora-VERSION-base."""
+def fingerprint(lease: Lease, quantization: str) -> str:
+    """Which software, weights and adapter version answered: manylora-VERSION-HASH, manylora-VERSION-int8-HASH; without an
+    adapter, `base` for the hash."""
     who = "base" if lease.answers is None else lease.answers.short
-    return f"manylora-{__version__}-{who}"
+    return f"manylora-{__version__}-{who}" if quantization == "none" else f"manylora-{__version__}-{quantization}-{who}"
 
 
 def usage_fields(counts: Counts) -> dict[str, object]:
