@@ -109,7 +109,7 @@ def enough_memory(costs: ModelCosts, load: ClosedLoop) -> int:
     keys_and_values = load.concurrency * blocks_for(load.prompt + load.output) * BLOCK_TOKENS * costs.token_bytes
     extent = arena_layout(costs.shape, 0).extent_bytes
     adapters = sum(size * 3 // 2 + extent for size in load.adapters)
-    return max(keys_and_values + adapters + extent, default_of(EngineConfig, "memory_bytes"))
+    return int(max(keys_and_values + adapters + extent, default_of(EngineConfig, "memory_bytes")))
 
 
 def _serve_options(config: EngineConfig) -> list[str]:
