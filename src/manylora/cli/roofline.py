@@ -109,7 +109,8 @@ def enough_memory(costs: ModelCosts, load: ClosedLoop) -> int:
     keys_and_values = load.concurrency * blocks_for(load.prompt + load.output) * BLOCK_TOKENS * costs.token_bytes
     extent = arena_layout(costs.shape, 0).extent_bytes
     adapters = sum(size * 3 // 2 + extent for size in load.adapters)
-    return int(max(keys_and_values + adapters + extent, default_of(EngineConfig, "memory_bytes")))
+    least: int = default_of(EngineConfig, "memory_bytes")
+    return max(least, keys_and_values + adapters + extent)
 
 
 def _serve_options(config: EngineConfig) -> list[str]:

@@ -53,7 +53,7 @@ def run_engine(channel: Channel) -> None:
         pass  # the parent is gone, and nobody else may use this process
     finally:
         if log is not None:
-            log.flush()
+            log.close()
 
 
 def serve(core: EngineCore, channel: Channel, log: StepLog | None = None) -> None:

@@ -110,3 +110,8 @@ class StepLog:
                 self._file.truncate(self._file.tell() - (written - 1 - self._pending.rfind(b"\n", 0, written)))
             self._file.close()
         self._pending.clear()
+
+    def close(self) -> None:
+        """Writes what waits; then nothing is written any more."""
+        self.flush()
+        self._file.close()
