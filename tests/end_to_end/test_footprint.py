@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.memory import PeakMemory
 from manylora.engine.checkpoint import open_checkpoint
-from manylora.roofline.cost import ModelCosts, Quantization
+from manylora.roofline.cost import ModelCosts
 from tests.end_to_end.live_server import LiveServer, in_background, start, until
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "demo" / "adapters"
@@ -39,7 +39,7 @@ def test_an_idle_server_rests(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
-def test_memory_is_weights_and_budget_and_little_else(smollm2: Path, tmp_path: Path, quantization: Quantization) -> None:
+def test_memory_is_weights_and_budget_and_little_else(smollm2: Path, tmp_path: Path, quantization: str) -> None:
     """From the start to a load with six adapters no unpacked copy of the model, no hoard of freed memory and no buffer without a
     bound shows up. The packed copies of adapters in shared memory come on top: they are files."""
     costs = ModelCosts(open_checkpoint(smollm2).shape, quantization)
